@@ -1,0 +1,252 @@
+"""What happened (events, in the past tense) and what to do about it (commands, imperatives).
+
+The lifecycle maps the first to the second. All are frozen values: they can be logged, replayed and compared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """The answer to a report."""
+
+    CONTINUE = "continue"
+    PRUNE = "prune"
+
+
+class Cause(StrEnum):
+    """Why an attempt ended. LOST is the infrastructure's fault and never charged to the job."""
+
+    RETURNED = "returned"
+    PRUNED = "pruned"
+    ERROR = "error"  # an exception, at import or later
+    BAD_RESULT = "bad_result"  # returned something that is no number
+    EXIT = "exit"  # left by sys.exit, os._exit or without a word
+    SIGNAL = "signal"  # killed by a signal that we did not send
+    TIMEOUT = "timeout"  # ran past resources.time
+    STALLED = "stalled"  # no report for resources.no_progress
+    OOM = "oom"  # host or GPU memory
+    STOPPED = "stopped"  # the study drains; the trial goes on in a later run
+    CANCELLED = "cancelled"  # a person stopped this trial for good
+    LOST = "lost"  # worker, launcher or connection gone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How one rank ended, in words."""
+
+    cause: Cause
+    reason: str  # one line
+    values: tuple[float, ...] = ()  # of Cause.RETURNED
+    exit_code: int | None = None  # negative: the signal's number
+    traceback: str = ""
+    log_tail: str = ""
+
+
+# ---------------------------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A fact."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJoined(Event):
+    worker: str  # address
+    host: str
+    cpus: int
+    gpus: tuple[str, ...] = ()  # what CUDA_VISIBLE_DEVICES understands
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLost(Event):
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialReady(Event):
+    """A trial whose parameters are committed: fresh from the sampler, or left over by an earlier coordinator."""
+
+    trial: int
+    attempt: int  # the one to run now
+    n_charged: int = 0  # earlier attempts that ended by the job's own fault
+    n_lost: int = 0
+    next_step: int | None = None  # first decision step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchExhausted(Event):
+    """The sampler has nothing left to propose (a grid is through, or the objective called ``study.stop``)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankStarted(Event):
+    trial: int
+    attempt: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported(Event):
+    trial: int
+    attempt: int
+    rank: int
+    step: int
+    value: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged(Event):
+    trial: int
+    attempt: int
+    step: int
+    value: float
+    verdict: Verdict
+    next_step: int | None  # the next step with a decision; None: no more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankExited(Event):
+    """The rank's process group is reaped: its slot is free."""
+
+    trial: int
+    attempt: int
+    rank: int
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialStopRequested(Event):
+    """A person stops one trial for good."""
+
+    trial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainRequested(Event):
+    """No new trials; running ones stop at their next report and stay resumable."""
+
+    reason: str
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillRequested(Event):
+    """At once; what runs stays resumable."""
+
+    reason: str
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticked(Event):
+    """Time went by."""
+
+
+# ------------------------------------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """An order to the shell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Where one rank of a gang sits."""
+
+    worker: str
+    host: str
+    slot: int  # index of the slot on its worker
+    rank: int
+    local_rank: int
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask(Command):
+    """Propose one more trial and answer with TrialReady once it is committed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch(Command):
+    trial: int
+    attempt: int
+    seats: tuple[Seat, ...]
+    next_step: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge(Command):
+    """Ask the pruner about this step and answer with Judged."""
+
+    trial: int
+    attempt: int
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliver(Command):
+    """Send a verdict to every rank of the attempt."""
+
+    trial: int
+    attempt: int
+    step: int
+    verdict: Verdict
+    next_step: int | None
+    seats: tuple[Seat, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAttempt(Command):
+    trial: int
+    attempt: int
+    seats: tuple[Seat, ...]
+    cause: Cause
+    reason: str
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndAttempt(Command):
+    """Put the attempt on record; ``retry`` says that the trial goes on with another one."""
+
+    trial: int
+    attempt: int
+    ending: Ending
+    retry: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tell(Command):
+    """The trial is over: one winner, told once."""
+
+    trial: int
+    attempt: int
+    ending: Ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish(Command):
+    """Nothing runs any more."""
+
+    reason: str
+    exit_code: int
+
+
+# -------------------------------------------------------------------------------------------- notices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One state change as people, logs and ``--json`` get to see it."""
+
+    kind: str  # "trial.pruned"
+    time: float  # unix seconds
+    fields: Mapping[str, object]
