@@ -69,10 +69,11 @@ class WorkerLost(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReady(Event):
-    """A trial whose parameters are committed: fresh from the sampler, or left over by an earlier coordinator."""
+    """A trial whose parameters are committed: the answer to Ask, or left over by an earlier coordinator."""
 
     trial: int
     attempt: int  # the one to run now
+    asked: bool = True  # False: nobody asked, it was found in the database
     n_charged: int = 0  # earlier attempts that ended by the job's own fault
     n_lost: int = 0
     next_step: int | None = None  # first decision step
@@ -80,7 +81,7 @@ class TrialReady(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchExhausted(Event):
-    """The sampler has nothing left to propose (a grid is through, or the objective called ``study.stop``)."""
+    """The answer to Ask when the sampler has nothing left to propose (a grid is through)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +149,21 @@ class Ticked(Event):
     """Time went by."""
 
 
+AnyEvent = (
+    WorkerJoined
+    | WorkerLost
+    | TrialReady
+    | SearchExhausted
+    | RankStarted
+    | Reported
+    | Judged
+    | RankExited
+    | TrialStopRequested
+    | DrainRequested
+    | KillRequested
+    | Ticked
+)
+
 # ------------------------------------------------------------------------------------------- commands
 
 
@@ -179,6 +195,17 @@ class Launch(Command):
     attempt: int
     seats: tuple[Seat, ...]
     next_step: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record(Command):
+    """Keep a report of the running attempt."""
+
+    trial: int
+    attempt: int
+    step: int
+    value: float
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,12 +260,21 @@ class Tell(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Requeue(Command):
+    """The trial waits for a later run; it is not over."""
+
+    trial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish(Command):
     """Nothing runs any more."""
 
     reason: str
     exit_code: int
 
+
+AnyCommand = Ask | Launch | Record | Judge | Deliver | StopAttempt | EndAttempt | Tell | Requeue | Finish
 
 # -------------------------------------------------------------------------------------------- notices
 

@@ -1,0 +1,403 @@
+"""The life of trials and their attempts: ``handle(event, now) -> commands``.
+
+Pure: no clock, no sockets, no database. The coordinator carries the commands out; tests and simulations drive the same
+code with any order of events. Stale words are refused by identity: an event of another attempt changes nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from hpsearch.budget import Budgets, Standing
+from hpsearch.events import (
+    AnyCommand,
+    AnyEvent,
+    Ask,
+    Cause,
+    Deliver,
+    DrainRequested,
+    EndAttempt,
+    Ending,
+    Finish,
+    Judge,
+    Judged,
+    KillRequested,
+    Launch,
+    RankExited,
+    RankStarted,
+    Record,
+    Reported,
+    Requeue,
+    SearchExhausted,
+    Seat,
+    StopAttempt,
+    Tell,
+    Ticked,
+    TrialReady,
+    TrialStopRequested,
+    WorkerJoined,
+    WorkerLost,
+)
+from hpsearch.placement import SlotTable
+
+# A job that takes its worker down each time looks like bad luck each time; somewhere it has to end.
+MAX_LOST = 20
+# A nanny is back within seconds; longer than this without any worker is no hiccup.
+WORKERLESS_S = 60.0
+
+# What `retry.on` calls the causes that are the job's own.
+_RETRY_WORD = {
+    Cause.ERROR: "error",
+    Cause.BAD_RESULT: "error",
+    Cause.EXIT: "error",
+    Cause.SIGNAL: "error",
+    Cause.TIMEOUT: "timeout",
+    Cause.STALLED: "timeout",
+    Cause.OOM: "oom",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRules:
+    """Which ends are worth another attempt, and how many of those the job may cause itself."""
+
+    max: int = 2
+    on: frozenset[str] = frozenset({"lost"})
+
+
+@dataclass(slots=True)
+class _Trial:
+    """A trial that is not over: waiting for seats, or running its current attempt."""
+
+    number: int
+    attempt: int
+    next_step: int | None
+    n_charged: int
+    n_lost: int
+    seats: tuple[Seat, ...] = ()
+    exits: dict[int, Ending] = field(default_factory=dict)  # rank -> how it ended, in order of arrival
+    last_step: int = -1
+    stop: tuple[Cause, str] | None = None
+
+    @property
+    def holder(self) -> str:
+        return f"trial {self.number} attempt {self.attempt}"
+
+    @property
+    def running(self) -> bool:
+        return bool(self.seats)
+
+    @property
+    def alive(self) -> tuple[Seat, ...]:
+        return tuple(seat for seat in self.seats if seat.rank not in self.exits)
+
+
+class Lifecycle:
+    """All trials of one run of the coordinator.
+
+    Args:
+        table: the slots; the lifecycle alone takes and returns them.
+        budgets: when the search is over.
+        retry: which ends are worth another attempt.
+        grace_s: from asking an attempt to stop to killing it.
+    """
+
+    def __init__(self, table: SlotTable, budgets: Budgets, retry: RetryRules, *, grace_s: float = 10.0) -> None:
+        self._table = table
+        self._budgets = budgets
+        self._retry = retry
+        self._grace_s = grace_s
+        self.standing = Standing(budgets)
+        self._trials: dict[int, _Trial] = {}  # not over, by number
+        self._ready: deque[int] = deque()
+        self._n_asked = 0  # Ask sent, not answered yet
+        self._exhausted = False
+        self._ending: tuple[str, int] | None = None  # reason, exit code: nothing new is started any more
+        self._ending_for_good = False  # no later run would go on with what runs now
+        self._finished = False
+        self._started_at: float | None = None
+        self._workerless_since: float | None = None
+
+    # ------------------------------------------------------------------------------------ questions
+
+    def is_current(self, trial: int, attempt: int) -> bool:
+        """Whether this attempt is the one that runs now; words of any other are stale."""
+        record = self._trials.get(trial)
+        return record is not None and record.running and record.attempt == attempt
+
+    def seats(self, trial: int) -> tuple[Seat, ...]:
+        """Where the current attempt of a trial sits; empty when it does not run."""
+        record = self._trials.get(trial)
+        return record.seats if record else ()
+
+    @property
+    def n_unfinished(self) -> int:
+        """Trials begun and not over."""
+        return len(self._trials)
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is started any more."""
+        return self._ending is not None
+
+    # --------------------------------------------------------------------------------------- events
+
+    def handle(self, event: AnyEvent, *, now: float) -> list[AnyCommand]:
+        """Take one fact, return what to do about it, in order."""
+        if self._finished:
+            return []
+        if self._started_at is None:
+            self._started_at = now
+        commands = list(self._dispatch(event, now))
+        commands += self._check_budgets(now)
+        commands += self._fill()
+        commands += self._finish()
+        return commands
+
+    def _dispatch(self, event: AnyEvent, now: float) -> Iterable[AnyCommand]:
+        match event:
+            case WorkerJoined():
+                return self._worker_joined(event)
+            case WorkerLost():
+                return self._worker_lost(event, now)
+            case TrialReady():
+                return self._trial_ready(event)
+            case SearchExhausted():
+                self._n_asked -= 1
+                self._exhausted = True
+            case Reported():
+                return self._reported(event)
+            case Judged():
+                return self._judged(event)
+            case RankExited():
+                return self._rank_exited(event)
+            case TrialStopRequested():
+                return self._trial_stop_requested(event)
+            case DrainRequested():
+                return self._end(event.reason, event.exit_code)
+            case KillRequested():
+                return self._kill(event)
+            case RankStarted() | Ticked():
+                pass
+            case _:
+                assert_never(event)
+        return ()
+
+    def _worker_joined(self, event: WorkerJoined) -> Iterable[AnyCommand]:
+        self._table.join(
+            event.worker, host=event.host, cpus=event.cpus, gpus=event.gpus, memory_bytes=event.memory_bytes
+        )
+        self._workerless_since = None
+        return ()
+
+    def _worker_lost(self, event: WorkerLost, now: float) -> Iterable[AnyCommand]:
+        ending = Ending(cause=Cause.LOST, reason=event.reason)
+        struck = [
+            (record, seat) for record in self._trials.values() for seat in record.alive if seat.worker == event.worker
+        ]
+        self._table.leave(event.worker)
+        if not self._table.n_slots:
+            self._workerless_since = now
+        for record, seat in struck:
+            yield from self._rank_ended(record, seat.rank, ending)
+
+    def _trial_ready(self, event: TrialReady) -> Iterable[AnyCommand]:
+        if event.asked:
+            self._n_asked -= 1
+        if self._ending:
+            return [Requeue(trial=event.trial)]
+        self._trials[event.trial] = _Trial(
+            event.trial, event.attempt, event.next_step, n_charged=event.n_charged, n_lost=event.n_lost
+        )
+        self._ready.append(event.trial)
+        return ()
+
+    def _reported(self, event: Reported) -> Iterable[AnyCommand]:
+        if not self.is_current(event.trial, event.attempt) or event.rank != 0:
+            return ()  # the last words of a gang that is already gone, or a rank that does not speak for it
+        record = self._trials[event.trial]
+        if event.step <= record.last_step:
+            return ()  # within one attempt the first value of a step stands, as in Optuna
+        record.last_step = event.step
+        commands: list[AnyCommand] = [
+            Record(trial=event.trial, attempt=event.attempt, step=event.step, value=event.value, metrics=event.metrics)
+        ]
+        if record.next_step is not None and event.step >= record.next_step:
+            commands.append(Judge(trial=event.trial, attempt=event.attempt, step=event.step, value=event.value))
+        return commands
+
+    def _judged(self, event: Judged) -> Iterable[AnyCommand]:
+        if not self.is_current(event.trial, event.attempt):
+            return ()
+        record = self._trials[event.trial]
+        record.next_step = event.next_step
+        return [
+            Deliver(
+                trial=event.trial,
+                attempt=event.attempt,
+                step=event.step,
+                verdict=event.verdict,
+                next_step=event.next_step,
+                seats=record.seats,
+            )
+        ]
+
+    def _rank_exited(self, event: RankExited) -> Iterable[AnyCommand]:
+        if not self.is_current(event.trial, event.attempt):
+            return ()
+        record = self._trials[event.trial]
+        return self._rank_ended(record, event.rank, event.ending)
+
+    def _trial_stop_requested(self, event: TrialStopRequested) -> Iterable[AnyCommand]:
+        record = self._trials.get(event.trial)
+        if record is None:
+            return ()
+        reason = "stopped by request"
+        if record.running:
+            return self._stop(record, Cause.CANCELLED, reason, self._grace_s)
+        self._ready.remove(event.trial)
+        del self._trials[event.trial]
+        return [self._tell(record, Ending(cause=Cause.CANCELLED, reason=reason))]
+
+    # -------------------------------------------------------------------------------- ends of attempts
+
+    def _rank_ended(self, record: _Trial, rank: int, ending: Ending) -> Iterable[AnyCommand]:
+        if rank in record.exits:
+            return []
+        record.exits[rank] = ending
+        if record.alive:
+            if ending.cause in (Cause.RETURNED, Cause.PRUNED) or record.stop:
+                return []
+            # One rank alone cannot go on, and its peers would wait for it in a collective for ever.
+            return self._stop(record, ending.cause, f"rank {rank}: {ending.reason}", self._grace_s)
+        self._table.release(record.holder)
+        return self._attempt_ended(record, _decisive(record.exits))
+
+    def _attempt_ended(self, record: _Trial, ending: Ending) -> list[AnyCommand]:
+        retry = self._wants_retry(record, ending)
+        ended = EndAttempt(trial=record.number, attempt=record.attempt, ending=ending, retry=retry)
+        if retry:
+            record.n_lost += ending.cause is Cause.LOST
+            record.n_charged += ending.cause is not Cause.LOST
+            record.attempt += 1
+            record.seats, record.exits, record.last_step, record.stop = (), {}, -1, None
+            self._ready.appendleft(record.number)  # it waited its turn already
+            return [ended]
+        del self._trials[record.number]
+        if ending.cause is Cause.STOPPED or (ending.cause is Cause.LOST and self._ending):
+            if self._ending_for_good:
+                over = Ending(cause=Cause.PRUNED, reason=ending.reason)
+                return [ended, self._tell(record, over)]
+            return [ended, Requeue(trial=record.number)]
+        return [ended, self._tell(record, ending)]
+
+    def _wants_retry(self, record: _Trial, ending: Ending) -> bool:
+        if self._ending:
+            return False
+        if ending.cause is Cause.LOST:
+            return "lost" in self._retry.on and record.n_lost < MAX_LOST
+        return _RETRY_WORD.get(ending.cause) in self._retry.on and record.n_charged < self._retry.max
+
+    def _tell(self, record: _Trial, ending: Ending) -> Tell:
+        self.standing.count(ending.cause, ending.values)
+        return Tell(trial=record.number, attempt=record.attempt, ending=ending)
+
+    def _stop(self, record: _Trial, cause: Cause, reason: str, grace_s: float) -> list[AnyCommand]:
+        record.stop = (cause, reason)
+        return [
+            StopAttempt(
+                trial=record.number,
+                attempt=record.attempt,
+                seats=record.alive,
+                cause=cause,
+                reason=reason,
+                grace_s=grace_s,
+            )
+        ]
+
+    # --------------------------------------------------------------------------------- the whole search
+
+    def _end(self, reason: str, exit_code: int, *, for_good: bool = False) -> list[AnyCommand]:
+        """Start nothing new; ask what runs to stop at its next report."""
+        if self._ending:
+            return []
+        self._ending = (reason, exit_code)
+        self._ending_for_good = for_good
+        commands: list[AnyCommand] = []
+        for number in self._ready:
+            del self._trials[number]
+            commands.append(Requeue(trial=number))
+        self._ready.clear()
+        for record in self._trials.values():
+            if not record.stop:
+                commands += self._stop(record, Cause.STOPPED, reason, self._grace_s)
+        return commands
+
+    def _kill(self, event: KillRequested) -> list[AnyCommand]:
+        commands = self._end(event.reason, event.exit_code)
+        self._ending = (event.reason, event.exit_code)
+        self._ending_for_good = False
+        for record in self._trials.values():
+            commands += self._stop(record, Cause.STOPPED, event.reason, 0.0)
+        return commands
+
+    def _check_budgets(self, now: float) -> list[AnyCommand]:
+        if self._ending:
+            return []
+        if self._workerless_since is not None and now - self._workerless_since > WORKERLESS_S:
+            return self._end(f"no worker for {WORKERLESS_S:.0f} s", 5)
+        assert self._started_at is not None
+        if spent := self.standing.spent(elapsed_s=now - self._started_at):
+            return self._end(spent.reason, spent.exit_code, for_good=spent.for_good)
+        return []
+
+    def _fill(self) -> list[AnyCommand]:
+        if self._ending:
+            return []
+        commands: list[AnyCommand] = []
+        while self._ready and self._table.n_free_gangs:
+            record = self._trials[self._ready[0]]
+            seats = self._table.acquire(record.holder)
+            if seats is None:
+                break
+            self._ready.popleft()
+            record.seats = seats
+            commands.append(
+                Launch(trial=record.number, attempt=record.attempt, seats=seats, next_step=record.next_step)
+            )
+        return commands + [Ask() for _ in range(self._n_to_ask())]
+
+    def _n_to_ask(self) -> int:
+        if self._exhausted:
+            return 0
+        wanted = self._table.n_free_gangs - len(self._ready) - self._n_asked
+        if self._budgets.trials is not None:
+            begun = self.standing.n_over + len(self._trials) + self._n_asked
+            wanted = min(wanted, self._budgets.trials - begun)
+        wanted = max(wanted, 0)
+        self._n_asked += wanted
+        return wanted
+
+    def _finish(self) -> list[AnyCommand]:
+        if self._trials or self._n_asked:
+            return []
+        if self._ending:
+            reason, exit_code = self._ending
+        elif self._exhausted:
+            reason, exit_code = "the sampler has nothing left to propose", 0
+        elif self._budgets.trials is not None and self.standing.n_over >= self._budgets.trials:
+            reason, exit_code = f"all {self._budgets.trials} trials are done", 0
+        else:
+            return []
+        if exit_code == 0 and not self.standing.n_complete:
+            reason, exit_code = f"{reason}, but no trial succeeded", 3
+        self._finished = True
+        return [Finish(reason=reason, exit_code=exit_code)]
+
+
+def _decisive(exits: dict[int, Ending]) -> Ending:
+    """The end that counts for the gang: the first fault, else what rank 0 says."""
+    fine = (Cause.RETURNED, Cause.PRUNED)
+    faults = [ending for ending in exits.values() if ending.cause not in fine]
+    return faults[0] if faults else exits[min(exits)]

@@ -1,0 +1,187 @@
+"""The slot table: which ranks sit where.
+
+All slots of a gang are granted together or not at all. Pure: no clock, no sockets; what workers exist is told to it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hpsearch.errors import GangTooLarge
+from hpsearch.events import Seat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankRequest:
+    """What one rank needs, and how many ranks make the gang."""
+
+    ranks: int = 1
+    cpus: int = 1
+    gpus: int = 0
+    memory_bytes: int | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{self.cpus} CPU{'s' if self.cpus != 1 else ''}"]
+        if self.gpus:
+            parts.append(f"{self.gpus} GPU{'s' if self.gpus != 1 else ''}")
+        if self.memory_bytes:
+            parts.append(f"{self.memory_bytes / 1e9:.3g} GB of memory")
+        ranks = f"{self.ranks} rank{'s' if self.ranks != 1 else ''}"
+        return f"{ranks} with {', '.join(parts)} each"
+
+
+@dataclass(slots=True)
+class WorkerSlots:
+    """One worker, cut into slots of the request's size."""
+
+    worker: str
+    host: str
+    n_slots: int
+    gpus: tuple[str, ...]
+    gpus_per_slot: int
+    taken: set[int] = field(default_factory=set)
+
+    @property
+    def free(self) -> list[int]:
+        """Indices of the free slots, lowest first."""
+        return [index for index in range(self.n_slots) if index not in self.taken]
+
+    def gpus_of(self, slot: int) -> tuple[str, ...]:
+        """The devices that belong to a slot for good, so that two ranks never share one."""
+        first = slot * self.gpus_per_slot
+        return self.gpus[first : first + self.gpus_per_slot]
+
+
+class SlotTable:
+    """Slots of all workers for gangs of one shape.
+
+    Example:
+        >>> table = SlotTable(RankRequest(ranks=1, cpus=1))
+        >>> table.join("tcp://a:1", host="a", cpus=2)
+        2
+        >>> seats = table.acquire("trial 0")
+        >>> [seat.slot for seat in seats]
+        [0]
+        >>> table.release("trial 0")
+    """
+
+    def __init__(self, request: RankRequest) -> None:
+        self.request = request
+        self._workers: dict[str, WorkerSlots] = {}
+        self._leases: dict[str, tuple[Seat, ...]] = {}
+
+    def join(
+        self, worker: str, *, host: str, cpus: int, gpus: tuple[str, ...] = (), memory_bytes: int | None = None
+    ) -> int:
+        """Add a worker; returns its number of slots, which may be 0 if it is too small for one rank.
+
+        A worker that joins again under the same address keeps its slots.
+        """
+        if worker not in self._workers:
+            n_slots = self._n_slots(cpus, len(gpus), memory_bytes)
+            self._workers[worker] = WorkerSlots(worker, host, n_slots, gpus, self.request.gpus)
+        return self._workers[worker].n_slots
+
+    def _n_slots(self, cpus: int, n_gpus: int, memory_bytes: int | None) -> int:
+        fits = [cpus // self.request.cpus]
+        if self.request.gpus:
+            fits.append(n_gpus // self.request.gpus)
+        if self.request.memory_bytes and memory_bytes:
+            fits.append(memory_bytes // self.request.memory_bytes)
+        return min(fits)
+
+    def leave(self, worker: str) -> None:
+        """Forget a worker and the seats on it, so that one that returns under its address starts empty."""
+        self._workers.pop(worker, None)
+        for holder, seats in self._leases.items():
+            self._leases[holder] = tuple(seat for seat in seats if seat.worker != worker)
+
+    def has(self, worker: str) -> bool:
+        """Whether the worker is in the table."""
+        return worker in self._workers
+
+    @property
+    def n_slots(self) -> int:
+        """Slots of all workers, free or taken."""
+        return sum(worker.n_slots for worker in self._workers.values())
+
+    @property
+    def n_free(self) -> int:
+        """Free slots of all workers."""
+        return sum(len(worker.free) for worker in self._workers.values())
+
+    @property
+    def n_free_gangs(self) -> int:
+        """How many more gangs could be placed now."""
+        return self.n_free // self.request.ranks
+
+    def check(self) -> None:
+        """Refuse a request that these workers could not hold even if they were idle.
+
+        Raises:
+            GangTooLarge: naming the largest gang that fits.
+        """
+        if self.n_slots >= self.request.ranks:
+            return
+        if self.n_slots:
+            largest = f"{self.n_slots} rank{'s' if self.n_slots != 1 else ''} of that size"
+        else:
+            largest = "none of that size"
+        raise GangTooLarge(str(self.request), largest)
+
+    def acquire(self, holder: str) -> tuple[Seat, ...] | None:
+        """Seat a whole gang, or ``None`` while too few slots are free.
+
+        One host is preferred to several, a fuller worker to an emptier one, so that wide gaps stay for wide gangs.
+
+        Raises:
+            GangTooLarge: if it could never be seated here.
+        """
+        if holder in self._leases:
+            raise ValueError(f"{holder!r} holds seats already")
+        self.check()
+        if self.n_free < self.request.ranks:
+            return None
+        seats = tuple(self._seats(self._pick()))
+        for seat in seats:
+            self._workers[seat.worker].taken.add(seat.slot)
+        self._leases[holder] = seats
+        return seats
+
+    def _pick(self) -> list[tuple[WorkerSlots, int]]:
+        free_on: Counter[str] = Counter()
+        for worker in self._workers.values():
+            free_on[worker.host] += len(worker.free)
+        ranks = self.request.ranks
+
+        def order(worker: WorkerSlots) -> tuple[bool, int, str, int, str]:
+            room = free_on[worker.host]
+            # Hosts that hold the whole gang come first, the tightest of them; else the roomiest, for the fewest hosts.
+            fits = room >= ranks
+            return (not fits, room if fits else -room, worker.host, len(worker.free), worker.worker)
+
+        picked = [(worker, slot) for worker in sorted(self._workers.values(), key=order) for slot in worker.free]
+        return picked[:ranks]
+
+    def _seats(self, picked: Iterable[tuple[WorkerSlots, int]]) -> Iterable[Seat]:
+        local: Counter[str] = Counter()
+        for rank, (worker, slot) in enumerate(picked):
+            yield Seat(
+                worker=worker.worker,
+                host=worker.host,
+                slot=slot,
+                rank=rank,
+                local_rank=local[worker.host],
+                gpus=worker.gpus_of(slot),
+            )
+            local[worker.host] += 1
+
+    def release(self, holder: str) -> None:
+        """Give the seats back. Twice is once."""
+        for seat in self._leases.pop(holder, ()):
+            if worker := self._workers.get(seat.worker):
+                worker.taken.discard(seat.slot)
+
+    def holders_on(self, worker: str) -> list[str]:
+        """Who holds a seat on this worker."""
+        return [holder for holder, seats in self._leases.items() if any(seat.worker == worker for seat in seats)]

@@ -1,0 +1,128 @@
+"""What hpsearch adds to a Dask worker: the warm launcher of a study, and the supervisors' end of the message way."""
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from distributed import Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from hpsearch.launcher import LauncherProcess
+from hpsearch.launcher import start as start_launcher
+from hpsearch.supervisor.devices import visible_gpus
+from hpsearch.supervisor.relay import COORDINATOR_GONE, DOWN, UP
+
+logger = logging.getLogger(__name__)
+
+RankKey = tuple[int, int, int]  # trial, attempt, rank
+
+
+class SupervisorPlugin(WorkerPlugin):
+    """One study's presence on a worker.
+
+    Args:
+        client: id of the coordinator's Dask client, to which everything is reported.
+        imports: modules that the launcher loads before the first rank is forked.
+        env: environment of the launcher (thread counts, mostly).
+        launcher_path: socket of a launcher that runs on this machine already; empty for none.
+    """
+
+    def __init__(self, client: str, imports: Sequence[str], env: Mapping[str, str], launcher_path: str = "") -> None:
+        self.name = plugin_name(client)
+        self.client = client
+        self.imports = tuple(imports)
+        self.env = dict(env)
+        self.launcher_path = launcher_path
+        self.keepers: dict[RankKey, Any] = {}  # what runs here now; values have deliver, acknowledge, stop
+        self._own: LauncherProcess | None = None
+        self._directory: Path | None = None
+
+    def setup(self, worker: Worker) -> None:
+        """Open the way down, warm the launcher, and introduce the worker to the coordinator."""
+        self._worker = worker
+        ways: dict[str, SupervisorPlugin] = worker.__dict__.setdefault("_hpsearch_ways", {})
+        ways[self.client] = self
+        worker.stream_handlers[DOWN] = lambda client, body: _dispatch(ways, client, body)
+        self.launcher()
+        self.send(
+            {
+                "op": "joined",
+                "host": socket.gethostname(),
+                "cpus": worker.state.nthreads,
+                "gpus": visible_gpus(),
+                "name": str(worker.name),
+            }
+        )
+
+    def teardown(self, worker: Worker) -> None:
+        """The study is over: its launcher ends, and every rank that is still there with it."""
+        worker.__dict__.get("_hpsearch_ways", {}).pop(self.client, None)
+        self._close_own()
+
+    def send(self, body: dict[str, Any]) -> None:
+        """Send to the coordinator; lost without a word while the worker is disconnected."""
+        self._worker.batched_send({"op": UP, "client": self.client, "body": body})
+
+    def launcher(self) -> str:
+        """Socket path of a launcher that lives: the machine's shared one, else one of our own."""
+        if self.launcher_path and _answers(self.launcher_path):
+            return self.launcher_path
+        if self._own is None or not _answers(str(self._own.path)):
+            self._close_own()
+            self._directory = Path(tempfile.mkdtemp(prefix="hpsearch-"))
+            self._own = start_launcher(self.imports, self._directory, {**os.environ, **self.env})
+        return str(self._own.path)
+
+    def _close_own(self) -> None:
+        if self._own is not None:
+            self._own.close()
+            self._own = None
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def take(self, body: dict[str, Any]) -> None:
+        """Hand a message from the coordinator to the rank that it is for."""
+        if body["op"] == COORDINATOR_GONE:
+            for keeper in list(self.keepers.values()):
+                keeper.coordinator_gone()
+            return
+        keeper = self.keepers.get((body["trial"], body["attempt"], body["rank"]))
+        if keeper is not None:  # else: for an attempt that ended meanwhile
+            keeper.take(body)
+
+
+def plugin_name(client: str) -> str:
+    """Name under which the plugin of one coordinator is registered with Dask."""
+    return f"hpsearch-{client}"
+
+
+def find_plugin(worker: Worker, client: str) -> SupervisorPlugin:
+    """The plugin instance of a coordinator on this worker."""
+    plugin = worker.plugins[plugin_name(client)]
+    assert isinstance(plugin, SupervisorPlugin)
+    return plugin
+
+
+def _dispatch(ways: dict[str, SupervisorPlugin], client: str, body: dict[str, Any]) -> None:
+    if (plugin := ways.get(client)) is not None:
+        plugin.take(body)
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody listens on a unix socket; its backlog answers even while the launcher still preloads."""
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        probe.connect(path)
+    except OSError:
+        return False
+    finally:
+        probe.close()
+    return True
+
+

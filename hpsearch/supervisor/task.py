@@ -1,0 +1,83 @@
+"""The Dask task beside one rank: starts it, relays for it, kills it. Never runs user code.
+
+It is a coroutine, so it runs on the worker's event loop and holds one of the worker's threads only on paper.
+"""
+
+import asyncio
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from distributed import get_worker
+
+from hpsearch.channel import Message, Outbox
+from hpsearch.events import Cause, Ending
+from hpsearch.supervisor.keeper import Keeper, Limits, LogTarget
+from hpsearch.supervisor.plugin import SupervisorPlugin, find_plugin
+
+RESEND_CHECK_S = 1.0
+
+
+class RankSupervisor:
+    """One rank of one attempt, between the coordinator and the keeper of its processes."""
+
+    def __init__(self, plugin: SupervisorPlugin, order: dict[str, Any]) -> None:
+        assignment = order["assignment"]
+        self.key = (assignment["trial"], assignment["attempt"], assignment["rank"])
+        self._plugin = plugin
+        self._outbox = Outbox()
+        limits = Limits(**order["limits"])
+        log = LogTarget(path=Path(order["log_path"]))
+        self._keeper = Keeper(plugin.launcher(), assignment, limits, log, self._up)
+
+    def _up(self, message: Message) -> None:
+        trial, attempt, rank = self.key
+        tagged = {**message, "trial": trial, "attempt": attempt, "rank": rank}
+        self._plugin.send(self._outbox.put(tagged, now=time.monotonic()))
+
+    def take(self, body: Message) -> None:
+        """A message from the coordinator for this rank."""
+        match body["op"]:
+            case "acknowledged":
+                self._outbox.acknowledge(body["through"], now=time.monotonic())
+            case "stop":
+                self._keeper.stop(body["reason"], body["grace_s"], Cause(body["cause"]))
+            case _:
+                self._keeper.deliver(body)
+
+    def coordinator_gone(self) -> None:
+        """Nobody would hear of the result: end the rank and free the slot."""
+        self._keeper.stop("the coordinator is gone", 0.0, Cause.LOST)
+
+    async def run(self) -> list[Message]:
+        """Until the rank's processes are reaped; returns what was not acknowledged by then, the end included."""
+        self._plugin.keepers[self.key] = self
+        resending = asyncio.create_task(self._resend())
+        try:
+            ending = await self._keeper.run()
+            self._up({"op": "exited", "ending": _ending_to_message(ending)})
+        finally:
+            resending.cancel()
+            self._plugin.keepers.pop(self.key, None)
+        return self._outbox.kept
+
+    async def _resend(self) -> None:
+        while True:
+            await asyncio.sleep(RESEND_CHECK_S)
+            for message in self._outbox.due(now=time.monotonic()):
+                self._plugin.send(message)
+
+
+async def supervise(order: dict[str, Any]) -> list[Message]:
+    """Run one rank; see :class:`RankSupervisor`. Submitted by the coordinator, pinned to one worker."""
+    return await RankSupervisor(find_plugin(get_worker(), order["client"]), order).run()
+
+
+def _ending_to_message(ending: Ending) -> dict[str, Any]:
+    return {**asdict(ending), "cause": ending.cause.value, "values": list(ending.values)}
+
+
+def ending_from_message(message: dict[str, Any]) -> Ending:
+    """The inverse of what the task puts into its last message."""
+    return Ending(**{**message, "cause": Cause(message["cause"]), "values": tuple(message["values"])})
