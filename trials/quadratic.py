@@ -1,6 +1,7 @@
 """An ordinary Optuna objective: nothing in it knows of hpsearch.
 
-On a cluster: ``hpsearch run trials/quadratic.py:objective --trials 50``; in one process: ``python trials/quadratic.py``.
+On a cluster: ``hpsearch run trials/quadratic.py:objective --direction minimize --trials 50``.
+In one process, by Optuna alone: ``python trials/quadratic.py``.
 """
 
 import optuna
