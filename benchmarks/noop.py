@@ -1,0 +1,61 @@
+"""How many trials that do nothing are through in a second, each in a process of its own, on two slots.
+
+Beside it Optuna alone, which isolates nothing, and Optuna's DaskStorage where optuna-integration is installed.
+Five parameters a trial, random sampler, the first trial's launch to the last one's end.
+
+python benchmarks/noop.py [trials]
+"""
+
+import sys
+import time
+
+import optuna
+from figures import Figure, show
+from jobs import nothing
+from runs import run_job
+
+
+def hpsearch_rate(trials: int) -> float:
+    attempts = [trial.attempt for trial in run_job("nothing", trials=trials, workers=2, sampler="random")]
+    ended = [attempt.ended for attempt in attempts if attempt.ended is not None]
+    return trials / (max(ended) - min(attempt.started for attempt in attempts))
+
+
+def optuna_rate(trials: int, storage: str | None) -> float:
+    study = optuna.create_study(storage=storage, sampler=optuna.samplers.RandomSampler())
+    began = time.perf_counter()
+    study.optimize(nothing, n_trials=trials)
+    return trials / (time.perf_counter() - began)
+
+
+def dask_storage_rate(trials: int) -> float:
+    """Two workers of one thread that take trials in turns, the study in the scheduler's memory."""
+    from distributed import Client, LocalCluster
+    from optuna_integration import DaskStorage
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        study = optuna.create_study(storage=DaskStorage(client=client), sampler=optuna.samplers.RandomSampler())
+        began = time.perf_counter()
+        futures = [client.submit(study.optimize, nothing, n_trials=1, pure=False) for _ in range(trials)]
+        client.gather(futures)
+        return trials / (time.perf_counter() - began)
+
+
+def main(trials: int) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    figures = [
+        Figure("hpsearch, a process for each trial, SQLite", hpsearch_rate(trials), "trials/s"),
+        Figure("Optuna alone, in memory, one process for all", optuna_rate(trials, None), "trials/s"),
+    ]
+    try:
+        figures.append(Figure("Optuna's DaskStorage, in memory", dask_storage_rate(trials), "trials/s"))
+    except ImportError:
+        print("DaskStorage: not measured, optuna-integration is not installed")
+    show("noop", figures)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
