@@ -61,6 +61,14 @@ class Standing:
         """Trials in a terminal state."""
         return self.n_complete + self.n_pruned + self.n_failed
 
+    @property
+    def over(self) -> bool:
+        """Whether a run that starts now would have nothing to add: all trials are done, or the search is for good."""
+        if self._budgets.trials is not None and self.n_over >= self._budgets.trials:
+            return True
+        spent = self.spent(elapsed_s=0.0)
+        return spent is not None and spent.for_good
+
     def count(self, cause: Cause, values: tuple[float, ...] = ()) -> None:
         """Enter one trial that is over. Only a single objective has a best value."""
         self._n_since_better += 1

@@ -131,6 +131,10 @@ class Lifecycle:
         record = self._trials.get(trial)
         return record.seats if record else ()
 
+    def n_slots_of(self, worker: str) -> int:
+        """Slots of one worker, free or taken."""
+        return self._table.n_slots_of(worker)
+
     @property
     def n_unfinished(self) -> int:
         """Trials begun and not over."""
@@ -149,6 +153,7 @@ class Lifecycle:
             return []
         if self._started_at is None:
             self._started_at = now
+            self._workerless_since = None if self._table.n_slots else now
         commands = list(self._dispatch(event, now))
         commands += self._check_budgets(now)
         commands += self._fill()

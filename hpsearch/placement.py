@@ -96,9 +96,10 @@ class SlotTable:
         for holder, seats in self._leases.items():
             self._leases[holder] = tuple(seat for seat in seats if seat.worker != worker)
 
-    def has(self, worker: str) -> bool:
-        """Whether the worker is in the table."""
-        return worker in self._workers
+    def n_slots_of(self, worker: str) -> int:
+        """Slots of one worker, free or taken; 0 for one that is not in the table."""
+        known = self._workers.get(worker)
+        return known.n_slots if known else 0
 
     @property
     def n_slots(self) -> int:
@@ -181,7 +182,3 @@ class SlotTable:
         for seat in self._leases.pop(holder, ()):
             if worker := self._workers.get(seat.worker):
                 worker.taken.discard(seat.slot)
-
-    def holders_on(self, worker: str) -> list[str]:
-        """Who holds a seat on this worker."""
-        return [holder for holder, seats in self._leases.items() if any(seat.worker == worker for seat in seats)]

@@ -5,10 +5,12 @@ import os
 import shutil
 import socket
 import tempfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
@@ -20,6 +22,7 @@ from hpsearch.supervisor.relay import COORDINATOR_GONE, DOWN, UP
 logger = logging.getLogger(__name__)
 
 RankKey = tuple[int, int, int]  # trial, attempt, rank
+N_EARLY_STOPS = 1000
 
 
 class SupervisorPlugin(WorkerPlugin):
@@ -38,7 +41,8 @@ class SupervisorPlugin(WorkerPlugin):
         self.imports = tuple(imports)
         self.env = dict(env)
         self.launcher_path = launcher_path
-        self.keepers: dict[RankKey, Any] = {}  # what runs here now; values have deliver, acknowledge, stop
+        self.supervisors: dict[RankKey, Any] = {}  # what runs here now; values have take() and coordinator_gone()
+        self._early_stops: OrderedDict[RankKey, dict[str, Any]] = OrderedDict()
         self._own: LauncherProcess | None = None
         self._directory: Path | None = None
 
@@ -49,15 +53,7 @@ class SupervisorPlugin(WorkerPlugin):
         ways[self.client] = self
         worker.stream_handlers[DOWN] = lambda client, body: _dispatch(ways, client, body)
         self.launcher()
-        self.send(
-            {
-                "op": "joined",
-                "host": socket.gethostname(),
-                "cpus": worker.state.nthreads,
-                "gpus": visible_gpus(),
-                "name": str(worker.name),
-            }
-        )
+        self.send({"op": "joined", **describe(worker)})
 
     def teardown(self, worker: Worker) -> None:
         """The study is over: its launcher ends, and every rank that is still there with it."""
@@ -89,12 +85,31 @@ class SupervisorPlugin(WorkerPlugin):
     def take(self, body: dict[str, Any]) -> None:
         """Hand a message from the coordinator to the rank that it is for."""
         if body["op"] == COORDINATOR_GONE:
-            for keeper in list(self.keepers.values()):
-                keeper.coordinator_gone()
+            for supervisor in list(self.supervisors.values()):
+                supervisor.coordinator_gone()
             return
-        keeper = self.keepers.get((body["trial"], body["attempt"], body["rank"]))
-        if keeper is not None:  # else: for an attempt that ended meanwhile
-            keeper.take(body)
+        key = (body["trial"], body["attempt"], body["rank"])
+        if (supervisor := self.supervisors.get(key)) is not None:
+            supervisor.take(body)
+        elif body["op"] == "stop":  # it overtook its own task, or the rank has ended meanwhile
+            self._early_stops[key] = body
+            while len(self._early_stops) > N_EARLY_STOPS:
+                self._early_stops.popitem(last=False)
+
+    def enter(self, key: RankKey, supervisor: Any) -> dict[str, Any] | None:
+        """A rank's supervisor begins; returns the stop that came before it, if one did."""
+        self.supervisors[key] = supervisor
+        return self._early_stops.pop(key, None)
+
+
+def describe(dask_worker: Worker) -> dict[str, Any]:
+    """What a worker has to offer, as plain data: host, cpus, gpus, memory_bytes of the host."""
+    return {
+        "host": socket.gethostname(),
+        "cpus": dask_worker.state.nthreads,
+        "gpus": visible_gpus(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
 
 
 def plugin_name(client: str) -> str:

@@ -52,14 +52,17 @@ class RankSupervisor:
 
     async def run(self) -> list[Message]:
         """Until the rank's processes are reaped; returns what was not acknowledged by then, the end included."""
-        self._plugin.keepers[self.key] = self
+        stop = self._plugin.enter(self.key, self)
         resending = asyncio.create_task(self._resend())
         try:
-            ending = await self._keeper.run()
+            if stop is not None:
+                ending = Ending(cause=Cause(stop["cause"]), reason=stop["reason"])
+            else:
+                ending = await self._keeper.run()
             self._up({"op": "exited", "ending": _ending_to_message(ending)})
         finally:
             resending.cancel()
-            self._plugin.keepers.pop(self.key, None)
+            del self._plugin.supervisors[self.key]
         return self._outbox.kept
 
     async def _resend(self) -> None:

@@ -1,0 +1,77 @@
+"""``cluster: {kind: local}``: scheduler and workers on this machine, gone with the run."""
+
+import logging
+import socket
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import psutil
+from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster
+
+from hpsearch.cluster.connection import Connection
+from hpsearch.supervisor.devices import visible_gpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalPlan:
+    """How this machine is cut into workers."""
+
+    n_workers: int
+    cpus_per_worker: int
+    gpus: tuple[str, ...]
+
+    def describe_workers(self) -> dict[str, dict[str, Any]]:
+        """What each worker will have to offer, as workers describe themselves once they run."""
+        fact = {
+            "host": socket.gethostname(),
+            "cpus": self.cpus_per_worker,
+            "gpus": self.gpus,
+            "memory_bytes": psutil.virtual_memory().total,
+        }
+        return {f"worker {index}": fact for index in range(self.n_workers)}
+
+
+def plan_local(n_workers: int | None, cpus_per_rank: int) -> LocalPlan:
+    """One worker with all CPUs, unless a number of workers is asked for.
+
+    Asking for more workers than there are CPUs is taken at its word: each then has room for at least one CPU.
+    With GPUs there is one worker, so that no device belongs to two.
+    """
+    gpus = tuple(visible_gpus())
+    if n_workers is None or gpus:
+        cpus = max(CPU_COUNT, len(gpus) * cpus_per_rank if gpus else 0)
+        return LocalPlan(n_workers=1, cpus_per_worker=cpus, gpus=gpus)
+    return LocalPlan(n_workers=n_workers, cpus_per_worker=max(CPU_COUNT // n_workers, 1), gpus=gpus)
+
+
+def open_local(plan: LocalPlan) -> Connection:
+    """Start scheduler and workers on the loopback interface.
+
+    Dask's own memory manager is off: it would pause or restart a worker for the memory of the ranks on it, and the
+    ranks have their own limits. A task that loses its worker is never repeated by Dask: the lifecycle decides that.
+    """
+    directory = tempfile.TemporaryDirectory(prefix="hpsearch-dask-", ignore_cleanup_errors=True)
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.comm.timeouts.connect": "15s",
+        "distributed.worker.profile.enabled": False,
+    }
+    with dask.config.set(settings):
+        cluster = LocalCluster(
+            n_workers=plan.n_workers,
+            threads_per_worker=plan.cpus_per_worker,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=None,
+            local_directory=directory.name,
+            silence_logs=logging.CRITICAL,
+            name="hpsearch",
+        )
+    client = Client(cluster, set_as_default=False)
+    return Connection(
+        client=client, n_workers=plan.n_workers, closers=[directory.cleanup, cluster.close, client.close]
+    )

@@ -1,0 +1,126 @@
+"""The Dask shell of the coordinator: everything that goes to the cluster and everything that comes from it.
+
+What comes is posted, from Dask's threads, into the coordinator's one queue; no decision is made here.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Future
+
+from hpsearch.cluster import Connection
+from hpsearch.events import Seat
+from hpsearch.supervisor.plugin import RankKey, SupervisorPlugin, plugin_name
+from hpsearch.supervisor.relay import DOWN, TO_CLIENT, Relay
+from hpsearch.supervisor.task import supervise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """A message from a worker or from the relay."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDone:
+    """The Dask task beside a rank is over, one way or the other."""
+
+    key: RankKey
+    status: str  # "finished", "error", "cancelled", "lost"
+
+
+class Link:
+    """Connection of one coordinator to one cluster.
+
+    Args:
+        connection: open; closed by :meth:`close`.
+        post: takes :class:`Arrived` and :class:`TaskDone` from any thread.
+        study: its name, for what the Dask dashboard shows.
+        imports: modules that launchers on the workers load beforehand.
+        env: environment of those launchers.
+        launcher_path: a launcher of this machine that all local workers share; empty for none.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        post: Callable[[Arrived | TaskDone], None],
+        *,
+        study: str,
+        imports: Sequence[str],
+        env: Mapping[str, str],
+        launcher_path: str = "",
+    ) -> None:
+        self._connection = connection
+        self._client = connection.client
+        self._post = post
+        self._study = study
+        self._run = uuid.uuid4().hex[:8]  # keeps the task keys of two runs apart
+        self._plugin = SupervisorPlugin(self._client.id, imports, env, launcher_path)
+        self._futures: dict[RankKey, Future] = {}
+
+    @property
+    def n_workers(self) -> int:
+        """How many workers to wait for."""
+        return self._connection.n_workers
+
+    def open(self) -> None:
+        """Put relay and supervisors in place; every worker then introduces itself with a "joined" message."""
+        self._client._stream_handlers[TO_CLIENT] = self._arrived
+        self._client.register_plugin(Relay())
+        self._client._send_to_scheduler({"op": DOWN, "to": None, "body": {}})
+        self._client.register_plugin(self._plugin)
+
+    def _arrived(self, body: dict[str, Any]) -> None:
+        self._post(Arrived(body=body))
+
+    def launch(self, seat: Seat, key: RankKey, order: dict[str, Any]) -> None:
+        """Submit one rank's supervisor, pinned to the worker of its seat."""
+        trial, attempt, rank = key
+        future = self._client.submit(
+            supervise,
+            {**order, "client": self._client.id},
+            key=f"{self._study}-trial-{trial}-attempt-{attempt}-rank-{rank}-{self._run}",
+            workers=[seat.worker],
+            allow_other_workers=False,
+            retries=0,
+            pure=False,
+        )
+        self._futures[key] = future
+        future.add_done_callback(lambda done: self._post(TaskDone(key=key, status=done.status)))
+
+    def send(self, worker: str, key: RankKey, body: dict[str, Any]) -> None:
+        """Send to the supervisor of one rank; lost without a word while the worker is disconnected."""
+        trial, attempt, rank = key
+        message = {**body, "trial": trial, "attempt": attempt, "rank": rank}
+        self._client._send_to_scheduler({"op": DOWN, "to": worker, "body": message})
+
+    def last_words(self, key: RankKey) -> list[dict[str, Any]]:
+        """What a finished task returned: the messages that were never acknowledged. Asks the worker."""
+        try:
+            words: list[dict[str, Any]] = self._futures[key].result(timeout=10)
+        except Exception:
+            return []  # the worker took them along; the caller treats the rank as lost
+        return words
+
+    def forget(self, key: RankKey) -> None:
+        """Let Dask drop the task of a rank. Twice is once."""
+        if (future := self._futures.pop(key, None)) is not None:
+            future.release()
+
+    def abort(self, key: RankKey) -> None:
+        """Let Dask drop the task of a rank whose worker is gone, so that it is never run again elsewhere."""
+        if (future := self._futures.pop(key, None)) is not None:
+            future.cancel(force=True)
+
+    def close(self) -> None:
+        """Take supervisors and launchers off the workers and let go of the cluster. Twice is once."""
+        for future in self._futures.values():
+            future.release()
+        self._futures.clear()
+        if self._connection.client.status == "running" and self._plugin is not None:
+            self._client.unregister_worker_plugin(plugin_name(self._client.id))
+        self._connection.close()

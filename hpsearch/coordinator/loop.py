@@ -1,0 +1,416 @@
+"""The coordinator: event in, lifecycle, commands out. The only writer of the study."""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from hpsearch.channel import Inbox
+from hpsearch.coordinator.announcer import Announcer
+from hpsearch.coordinator.attempts import Attempts
+from hpsearch.coordinator.link import Arrived, Link, TaskDone
+from hpsearch.coordinator.orders import Orders
+from hpsearch.coordinator.proposals import Proposal, Proposals
+from hpsearch.events import (
+    AnyCommand,
+    AnyEvent,
+    Ask,
+    Cause,
+    Deliver,
+    DrainRequested,
+    EndAttempt,
+    Ending,
+    Finish,
+    Judge,
+    Judged,
+    KillRequested,
+    Launch,
+    RankExited,
+    RankStarted,
+    Record,
+    Reported,
+    Requeue,
+    SearchExhausted,
+    StopAttempt,
+    Tell,
+    Ticked,
+    TrialReady,
+    TrialStopRequested,
+    WorkerJoined,
+    WorkerLost,
+)
+from hpsearch.lifecycle import Lifecycle
+from hpsearch.storage import Request, StorageError, StudyStore
+from hpsearch.supervisor.plugin import RankKey
+from hpsearch.supervisor.task import ending_from_message
+
+TICK_S = 0.5
+KILL_S = 3.0  # from the second Ctrl-C to leaving what does not answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """Everything queued up to this ticket is durable."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritesFailed:
+    """The storage gave up; nothing can be acknowledged any more."""
+
+    error: StorageError
+
+
+Incoming = Arrived | TaskDone | Committed | WritesFailed | Request | AnyEvent
+
+
+class Inbound:
+    """The one queue into the coordinator; everything may put, only the coordinator takes.
+
+    A SimpleQueue, because its ``put`` may be called from a signal handler.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
+
+    def put(self, incoming: Incoming) -> None:
+        """From any thread, and from a signal handler."""
+        self._queue.put(incoming)
+
+    def get(self, timeout_s: float) -> Incoming:
+        """The next one, or a tick when none came in time."""
+        try:
+            return self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return Ticked()
+
+
+class Coordinator:
+    """Runs one study to its end.
+
+    Args:
+        store: open; its ``on_commit`` and ``on_error`` put :class:`Committed` and :class:`WritesFailed` into ``inbound``.
+        lifecycle: decides.
+        link: carries.
+        orders: writes what a rank is given.
+        inbound: where everything arrives.
+        announcer: tells the world.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: StudyStore,
+        proposals: Proposals,
+        lifecycle: Lifecycle,
+        link: Link,
+        orders: Orders,
+        inbound: Inbound,
+        announcer: Announcer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._proposals = proposals
+        self._lifecycle = lifecycle
+        self._link = link
+        self._orders = orders
+        self._inbound = inbound
+        self._announcer = announcer
+        self._clock = clock
+        self._attempts = Attempts(store, announcer, lifecycle.standing)
+        self._ready: dict[int, Proposal] = {}  # asked or found, and not over
+        self._inboxes: dict[RankKey, Inbox] = {}  # of ranks that run
+        self._workers: dict[RankKey, str] = {}  # where they run
+        self._after_commit: deque[tuple[int, Callable[[], None]]] = deque()
+        self._durable = 0  # the highest ticket known to be committed
+        self._kill_by: float | None = None
+        self._finish: Finish | None = None
+        self._error: StorageError | None = None
+
+    def run(self) -> Finish:
+        """Until the search is over and everything is told.
+
+        Raises:
+            StorageError: the storage refused a write for good; what ran was stopped.
+        """
+        for proposal in self._proposals.leftovers():
+            self._found(proposal)
+        self._feed(Ticked())
+        while self._finish is None:
+            self._take(self._inbound.get(TICK_S))
+        if self._error is not None:
+            raise self._error
+        return self._finish
+
+    # ------------------------------------------------------------------------------------- incoming
+
+    def _take(self, incoming: Incoming) -> None:
+        match incoming:
+            case Arrived():
+                self._arrived(incoming.body)
+            case TaskDone():
+                self._task_done(incoming)
+            case Committed():
+                self._committed(incoming.ticket)
+            case WritesFailed():
+                self._error = incoming.error
+                self._finish = Finish(reason=str(incoming.error), exit_code=1)
+            case Request():
+                self._requested(incoming)
+            case KillRequested():
+                self._kill_by = self._clock() + KILL_S
+                self._feed(incoming)
+            case Ticked():
+                self._feed(incoming)
+                self._check_kill()
+            case _:
+                self._feed(incoming)
+
+    def _check_kill(self) -> None:
+        """Somebody wants out now; a worker that does not answer is no reason to stay."""
+        if self._kill_by is not None and self._clock() > self._kill_by and self._finish is None:
+            self._finish = Finish(reason="killed", exit_code=130)
+
+    def _feed(self, event: AnyEvent) -> None:
+        for command in self._lifecycle.handle(event, now=self._clock()):
+            self._execute(command)
+
+    def _arrived(self, body: dict[str, Any]) -> None:
+        match body["op"]:
+            case "joined":
+                self._worker_joined(body)
+            case "worker-lost":
+                self._worker_lost(body["worker"])
+            case _:
+                key = (body["trial"], body["attempt"], body["rank"])
+                inbox = self._inboxes.get(key)
+                if inbox is not None and inbox.take(body):  # else: of a gang that is gone, or seen before
+                    self._heard(key, body)
+
+    def _worker_joined(self, body: dict[str, Any]) -> None:
+        event = WorkerJoined(
+            worker=body["worker"],
+            host=body["host"],
+            cpus=body["cpus"],
+            gpus=tuple(body["gpus"]),
+            memory_bytes=body["memory_bytes"],
+        )
+        self._feed(event)
+        self._announcer.say(
+            "worker.joined",
+            worker=event.worker,
+            host=event.host,
+            slots=self._lifecycle.n_slots_of(event.worker),
+            cpus=event.cpus,
+            gpus=list(event.gpus),
+        )
+
+    def _worker_lost(self, worker: str) -> None:
+        self._announcer.say("worker.lost", worker=worker, reason="its connection is gone")
+        for key in [key for key, at in self._workers.items() if at == worker]:
+            self._link.abort(key)
+        self._feed(WorkerLost(worker=worker, reason=f"worker {worker} is gone"))
+
+    def _task_done(self, done: TaskDone) -> None:
+        if done.key not in self._inboxes:
+            self._link.forget(done.key)
+            return  # its end came by the faster way
+        if done.status == "finished":
+            for body in self._inboxes[done.key].sift(self._link.last_words(done.key)):
+                self._heard(done.key, body)
+        if done.key in self._inboxes:
+            self._rank_exited(done.key, Ending(cause=Cause.LOST, reason=f"its supervisor is gone ({done.status})"))
+
+    def _requested(self, request: Request) -> None:
+        match request.kind:
+            case "stop":
+                self._feed(DrainRequested(reason="stopped by `hpsearch stop`", exit_code=130))
+            case "stop_trial":
+                self._feed(TrialStopRequested(trial=int(request.arguments["trial"])))
+            case _:
+                self._announcer.say("study.warning", message=f"unknown request {request.kind!r} ignored")
+
+    def _committed(self, ticket: int) -> None:
+        self._durable = max(self._durable, ticket)
+        while self._after_commit and self._after_commit[0][0] <= ticket:
+            self._after_commit.popleft()[1]()
+
+    def _when_committed(self, action: Callable[[], None]) -> None:
+        ticket = self._store.ticket()
+        self._after_commit.append((ticket, action))
+        if ticket <= self._durable:  # nothing is being written: no commit would come to wake it
+            self._inbound.put(Committed(ticket=self._durable))
+
+    # ------------------------------------------------------------------------------------ from a rank
+
+    def _heard(self, key: RankKey, body: dict[str, Any]) -> None:
+        trial, attempt, rank = key
+        match body["op"]:
+            case "ready":
+                self._feed(RankStarted(trial=trial, attempt=attempt, rank=rank))
+                self._attempts.started(trial, attempt, rank, self._ready[trial].params)
+            case "report":
+                self._feed(
+                    Reported(
+                        trial=trial,
+                        attempt=attempt,
+                        rank=rank,
+                        step=body["step"],
+                        value=body["value"],
+                        metrics=body["metrics"],
+                    )
+                )
+            case "exited":
+                self._rank_exited(key, ending_from_message(body["ending"]))
+            case "suggest" | "user_attr" | "constraint":
+                self._served(key, body)
+            case "saved":
+                pass
+        if key in self._inboxes:
+            self._acknowledge(key)
+
+    def _acknowledge(self, key: RankKey) -> None:
+        """Tell the sender that it may forget, once what it said is committed."""
+        through = self._inboxes[key].received
+
+        def acknowledge() -> None:
+            if key in self._workers:
+                self._link.send(self._workers[key], key, {"op": "acknowledged", "through": through})
+
+        self._when_committed(acknowledge)
+
+    def _served(self, key: RankKey, body: dict[str, Any]) -> None:
+        """What the job asks of Optuna; an error is the job's own and goes back to it."""
+        trial = key[0]
+        try:
+            match body["op"]:
+                case "suggest":
+                    value = self._proposals.suggest(trial, body["name"], body["distribution"])
+                    self._link.send(
+                        self._workers[key], key, {"op": "suggested", "name": body["name"], "value": value}
+                    )
+                case "user_attr":
+                    self._proposals.set_user_attr(trial, body["key"], body["value"])
+                case "constraint":
+                    self._proposals.set_constraint(trial, body["key"], body["value"])
+        except (ValueError, TypeError) as error:
+            name = body.get("name") or body.get("key")
+            self._link.send(self._workers[key], key, {"op": "refused", "name": name, "message": str(error)})
+
+    def _rank_exited(self, key: RankKey, ending: Ending) -> None:
+        trial, attempt, rank = key
+        del self._inboxes[key]
+        del self._workers[key]
+        self._feed(RankExited(trial=trial, attempt=attempt, rank=rank, ending=ending))
+
+    # ------------------------------------------------------------------------------------- commands
+
+    def _execute(self, command: AnyCommand) -> None:
+        match command:
+            case Ask():
+                self._ask()
+            case Launch():
+                self._launch(command)
+            case Record():
+                self._proposals.report(command.trial, command.step, command.value)
+                self._attempts.reported(command)
+            case Judge():
+                self._judge(command)
+            case Deliver():
+                self._deliver(command)
+            case StopAttempt():
+                self._stop(command)
+            case EndAttempt():
+                self._end_attempt(command)
+            case Tell():
+                self._tell(command)
+            case Requeue():
+                self._ready.pop(command.trial, None)
+                self._proposals.requeue(command.trial)
+            case Finish():
+                self._when_committed(lambda: setattr(self, "_finish", command))
+            case _:
+                assert_never(command)
+
+    def _found(self, proposal: Proposal) -> None:
+        self._when_ready(proposal, asked=False)
+
+    def _ask(self) -> None:
+        if self._proposals.exhausted:
+            # Answered by way of the queue: the lifecycle is still in the middle of its own answer.
+            self._inbound.put(SearchExhausted())
+            return
+        self._when_ready(self._proposals.ask(), asked=True)
+
+    def _when_ready(self, proposal: Proposal, *, asked: bool) -> None:
+        history = self._attempts.history(proposal.number)
+        self._ready[proposal.number] = proposal
+        event = TrialReady(
+            trial=proposal.number,
+            attempt=history.n_attempts + 1,
+            asked=asked,
+            n_charged=history.n_charged,
+            n_lost=history.n_lost,
+            next_step=proposal.first_decision_step,
+        )
+        self._when_committed(lambda: self._feed(event))
+
+    def _launch(self, command: Launch) -> None:
+        proposal = self._ready[command.trial]
+        for seat in command.seats:
+            key = (command.trial, command.attempt, seat.rank)
+            log_path = str(self._orders.log_path(*key))
+            self._attempts.launched(command, seat, log_path)
+            self._inboxes[key] = Inbox()
+            self._workers[key] = seat.worker
+            self._link.launch(seat, key, self._orders.order(command, seat, proposal))
+
+    def _judge(self, command: Judge) -> None:
+        verdict = self._proposals.judge(command.trial, command.step)
+        next_step = self._proposals.next_decision_step(command.trial, command.step)
+        # By way of the queue, so that the lifecycle is never entered while it answers.
+        self._inbound.put(
+            Judged(
+                trial=command.trial,
+                attempt=command.attempt,
+                step=command.step,
+                value=command.value,
+                verdict=verdict,
+                next_step=next_step,
+            )
+        )
+
+    def _deliver(self, command: Deliver) -> None:
+        body = {
+            "op": "verdict",
+            "step": command.step,
+            "verdict": command.verdict.value,
+            "next_step": command.next_step,
+        }
+        for seat in command.seats:
+            self._link.send(seat.worker, (command.trial, command.attempt, seat.rank), body)
+
+    def _stop(self, command: StopAttempt) -> None:
+        body = {
+            "op": "stop",
+            "cause": command.cause.value,
+            "reason": command.reason,
+            "grace_s": command.grace_s,
+        }
+        for seat in command.seats:
+            self._link.send(seat.worker, (command.trial, command.attempt, seat.rank), body)
+
+    def _end_attempt(self, command: EndAttempt) -> None:
+        for key in [key for key in self._workers if key[:2] == (command.trial, command.attempt)]:
+            self._link.abort(key)
+            del self._workers[key]
+            del self._inboxes[key]
+        self._attempts.ended(command)
+
+    def _tell(self, command: Tell) -> None:
+        self._proposals.tell(command.trial, command.ending)
+        self._ready.pop(command.trial)
+        self._when_committed(self._attempts.told(command))

@@ -1,0 +1,171 @@
+"""The Optuna side of the coordinator: ask, suggest, report, judge, tell, by trial number.
+
+All calls go to the study's mirror in memory; the write-behind makes them durable. Nobody else calls Optuna while a
+study runs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from hpsearch.events import Cause, Ending, Verdict
+from hpsearch.search import next_decision_step
+from hpsearch.space import Space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A trial with its parameters, ready to be run."""
+
+    number: int
+    params: dict[str, Any]  # as Optuna keeps them; labels not resolved, constants not in
+    distributions: dict[str, str]  # name -> JSON
+    user_attrs: dict[str, Any]
+    first_decision_step: int | None
+
+
+class Proposals:
+    """Trials of one study.
+
+    Args:
+        study: over the mirror.
+        space: declared parameters; empty when the objective suggests its own.
+    """
+
+    def __init__(self, study: optuna.Study, space: Space) -> None:
+        self._study = study
+        self._storage = study._storage
+        self._space = space
+        self._single = len(study.directions) == 1
+        self._open: dict[int, Trial] = {}  # asked or found, not told
+        self.exhausted = False
+        # Samplers with an end (grids) call this from after_trial; Optuna's own raises outside of optimize().
+        study.stop = self._exhaust  # type: ignore[method-assign]
+
+    def _exhaust(self) -> None:
+        self.exhausted = True
+
+    def ask(self) -> Proposal:
+        """The next trial: a waiting one if there is one, else a new one from the sampler."""
+        return self._with_params(self._study.ask())
+
+    def leftovers(self) -> Iterator[Proposal]:
+        """Trials that an earlier coordinator left running, oldest first."""
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            yield self._with_params(Trial(self._study, frozen._trial_id))
+
+    def over(self) -> Iterator[tuple[Cause, tuple[float, ...]]]:
+        """Trials in a terminal state, as the budgets count them, in the order of their numbers."""
+        causes = {TrialState.COMPLETE: Cause.RETURNED, TrialState.PRUNED: Cause.PRUNED, TrialState.FAIL: Cause.ERROR}
+        for frozen in self._study.get_trials(deepcopy=False, states=tuple(causes)):
+            values = tuple(frozen.values or ()) if frozen.state is TrialState.COMPLETE else ()
+            yield causes[frozen.state], values
+
+    def _with_params(self, trial: Trial) -> Proposal:
+        self._open[trial.number] = trial
+        for parameter in self._space:
+            if self._space.active(parameter.name, trial.params):
+                suggest(trial, parameter.name, parameter.distribution)
+        return Proposal(
+            number=trial.number,
+            params=trial.params,
+            distributions={name: distribution_to_json(dist) for name, dist in trial.distributions.items()},
+            user_attrs=trial.user_attrs,
+            first_decision_step=self.next_decision_step(trial.number, -1),
+        )
+
+    def suggest(self, number: int, name: str, distribution_json: str) -> Any:
+        """Answer a define-by-run suggestion.
+
+        Raises:
+            ValueError: the name is known with another kind of distribution, as in Optuna.
+        """
+        return suggest(self._open[number], name, json_to_distribution(distribution_json))
+
+    def report(self, number: int, step: int, value: float) -> None:
+        """Keep an intermediate value. A later attempt of the trial writes over what an earlier one reported."""
+        self._storage.set_trial_intermediate_value(self._open[number]._trial_id, step, value)
+
+    def judge(self, number: int, step: int) -> Verdict:
+        """Ask the pruner about the trial as it stood at ``step``."""
+        frozen = self._storage.get_trial(self._open[number]._trial_id)
+        if any(known > step for known in frozen.intermediate_values):
+            frozen = _until(frozen, step)
+        return Verdict.PRUNE if self._study.pruner.prune(self._study, frozen) else Verdict.CONTINUE
+
+    def next_decision_step(self, number: int, step: int) -> int | None:
+        """The next step after ``step`` at which the pruner can decide; ``None`` for never."""
+        if not self._single:
+            return None
+        return next_decision_step(self._study.pruner, self._study.study_name, number, step)
+
+    def set_user_attr(self, number: int, key: str, value: Any) -> None:
+        """As ``optuna.Trial.set_user_attr``."""
+        self._open[number].set_user_attr(key, value)
+
+    def set_constraint(self, number: int, key: str, value: float) -> None:
+        """As ``optuna.Trial.set_constraint``."""
+        self._open[number].set_constraint(key, value)
+
+    def tell(self, number: int, ending: Ending) -> None:
+        """End the trial for good."""
+        trial = self._open.pop(number)
+        match ending.cause:
+            case Cause.RETURNED:
+                self._study.tell(trial, list(ending.values))
+            case Cause.PRUNED:
+                self._study.tell(trial, state=TrialState.PRUNED)
+            case _:
+                self._study.tell(trial, state=TrialState.FAIL)
+
+    def requeue(self, number: int) -> None:
+        """Leave the trial waiting: a later run, or any Optuna worker, pops it with the same parameters."""
+        trial = self._open.pop(number)
+        self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    """Suggest from a distribution object through Optuna's public methods."""
+    match distribution:
+        case FloatDistribution():
+            return trial.suggest_float(
+                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+            )
+        case IntDistribution():
+            return trial.suggest_int(
+                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+            )
+        case CategoricalDistribution():
+            return trial.suggest_categorical(name, distribution.choices)
+    raise ValueError(f"{name}: unknown kind of distribution {type(distribution).__name__}")
+
+
+def _until(frozen: FrozenTrial, step: int) -> FrozenTrial:
+    """The trial without what an earlier attempt reported past this step."""
+    earlier = {known: value for known, value in frozen.intermediate_values.items() if known <= step}
+    return FrozenTrial(
+        number=frozen.number,
+        state=frozen.state,
+        value=None,
+        datetime_start=frozen.datetime_start,
+        datetime_complete=frozen.datetime_complete,
+        params=frozen.params,
+        distributions=frozen.distributions,
+        user_attrs=frozen.user_attrs,
+        system_attrs=frozen.system_attrs,
+        intermediate_values=earlier,
+        trial_id=frozen._trial_id,
+    )
+
+

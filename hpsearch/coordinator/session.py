@@ -1,0 +1,300 @@
+"""One run of a study: opens what it needs in an order that refuses early, runs the coordinator, closes everything.
+
+Nothing is written before the request is known to fit, and nothing stays behind whichever way it ends.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+
+import hpsearch
+from hpsearch import storage
+from hpsearch.budget import Budgets
+from hpsearch.cluster import Connection, open_address, open_local, plan_local
+from hpsearch.coordinator.announcer import Announcer, Listener
+from hpsearch.coordinator.link import Link
+from hpsearch.coordinator.loop import Committed, Coordinator, Inbound, WritesFailed
+from hpsearch.coordinator.orders import Orders, thread_environment
+from hpsearch.coordinator.proposals import Proposals
+from hpsearch.errors import SpaceChanged, UsageError
+from hpsearch.events import Finish, Notice
+from hpsearch.launcher import LauncherProcess, imports_of
+from hpsearch.launcher import start as start_launcher
+from hpsearch.lifecycle import Lifecycle, RetryRules
+from hpsearch.placement import RankRequest, SlotTable
+from hpsearch.search import n_proposals
+from hpsearch.spec import StudySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    exit_code: int
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """Everything one run of a study needs.
+
+    Args:
+        spec: the study.
+        sampler: proposes.
+        pruner: stops early.
+        listener: hears every notice, on the coordinator's thread.
+        fresh: delete a study of that name first.
+        resume_command: what continues this study from a shell; may be empty.
+        connection: a cluster that is open already; otherwise the spec's is opened.
+    """
+
+    spec: StudySpec
+    sampler: BaseSampler
+    pruner: BasePruner
+    listener: Listener
+    fresh: bool = False
+    resume_command: str = ""
+    connection: Connection | None = None
+    inbound: Inbound = field(default_factory=Inbound)
+    _exit: ExitStack = field(default_factory=ExitStack)
+
+    def run(self) -> Outcome:
+        """Run the study to its end.
+
+        Raises:
+            GangTooLarge, ClusterUnreachable, StorageUnreachable, StudyHeld: out of reach; nothing was started.
+            SpaceChanged: the study was begun with another space.
+            StorageError: a write was refused for good.
+        """
+        with self._exit:
+            return self._run()
+
+    def _run(self) -> Outcome:
+        began = time.monotonic()
+        request = self._reach()
+        self._check_space()
+        launcher = self._start_launcher() if self.connection is None else None
+        store = self._open_store()
+        proposals = Proposals(store.study, self.spec.parameters)
+        lifecycle = self._lifecycle(request, store, proposals)
+        if self.connection is None and not self._nothing_to_do(lifecycle, store):
+            plan = plan_local(self.spec.cluster.workers, self.spec.resources.cpus_per_rank)
+            self.connection = open_local(plan)
+            self._exit.callback(self.connection.close)
+        announcer = Announcer(store, self.listener)
+        self._say_started(announcer, store, lifecycle, request)
+        finish = self._coordinate(store, proposals, lifecycle, announcer, launcher, request)
+        self._say_finished(store, lifecycle, finish, time.monotonic() - began)
+        return Outcome(exit_code=finish.exit_code, reason=finish.reason)
+
+    # -------------------------------------------------------------------------------------- opening
+
+    def _reach(self) -> RankRequest:
+        """Find out what workers there are, or will be, and refuse a request that they could never hold."""
+        resources, cluster = self.spec.resources, self.spec.cluster
+        if self.connection is None and cluster.kind == "address":
+            assert cluster.address is not None
+            self.connection = open_address(cluster.address)
+            self._exit.callback(self.connection.close)
+        if self.connection is not None:
+            facts = self.connection.describe_workers()
+        else:
+            plan = plan_local(cluster.workers, resources.cpus_per_rank)
+            facts = plan.describe_workers()
+        gpus = resources.gpus_per_rank
+        if gpus == "auto":
+            gpus = 1 if facts and all(fact["gpus"] for fact in facts.values()) else 0
+        if gpus != int(gpus):
+            raise UsageError(f"resources.gpus_per_rank: must be a whole number in this version (got {gpus:g})")
+        request = RankRequest(
+            ranks=resources.ranks,
+            cpus=resources.cpus_per_rank,
+            gpus=int(gpus),
+            memory_bytes=resources.memory_bytes,
+        )
+        table = SlotTable(request)
+        for worker, fact in facts.items():
+            table.join(worker, **fact)
+        table.check()
+        if resources.ranks > 1:
+            raise UsageError(f"resources.ranks: this version runs one rank a trial (got {resources.ranks})")
+        return request
+
+    def _check_space(self) -> None:
+        if self.fresh:
+            return
+        record = storage.peek(self.spec.storage, self.spec.name)
+        if record is None:
+            return
+        if differences := self.spec.parameters.difference(record.space_json):
+            raise SpaceChanged(self.spec.name, differences)
+
+    def _start_launcher(self) -> LauncherProcess:
+        """Begin to warm up before anything else: it takes longest, and nothing waits for it until the first trial."""
+        directory = Path(tempfile.mkdtemp(prefix="hpsearch-"))
+        self._exit.callback(shutil.rmtree, directory, ignore_errors=True)
+        env = thread_environment(self.spec.resources.cpus_per_rank)
+        launcher = start_launcher(self._imports(), directory, env)
+        self._exit.callback(launcher.close)
+        return launcher
+
+    def _imports(self) -> Sequence[str]:
+        objective = self.spec.objective
+        return imports_of(
+            {
+                "kind": objective.kind,
+                "target": objective.target,
+                "function": objective.function,
+                "blob": objective.blob_base64,
+            }
+        )
+
+    def _open_store(self) -> storage.StudyStore:
+        spec = self.spec
+        store = storage.open_study(
+            spec.storage,
+            spec.name,
+            directions=[metric.goal for metric in spec.metrics],
+            metric_names=[metric.name for metric in spec.metrics],
+            record=storage.StudyRecord(
+                spec_text=spec.source_text,
+                space_json=spec.parameters.to_json(),
+                command=self.resume_command,
+                directory=str(Path(spec.directory).absolute() / spec.name),
+                version=hpsearch.__version__,
+            ),
+            sampler=self.sampler,
+            pruner=self.pruner,
+            fresh=self.fresh,
+            on_commit=lambda ticket: self.inbound.put(Committed(ticket=ticket)),
+            on_error=lambda error: self.inbound.put(WritesFailed(error=error)),
+            on_request=self.inbound.put,
+        )
+        self._exit.callback(store.abandon)  # after an orderly close it has nothing left to do
+        return store
+
+    def _lifecycle(self, request: RankRequest, store: storage.StudyStore, proposals: Proposals) -> Lifecycle:
+        spec = self.spec
+        budget, first = spec.budget, spec.metrics[0]
+        ends = [limit for limit in (budget.trials, n_proposals(self.sampler)) if limit is not None]
+        budgets = Budgets(
+            goal=first.goal,
+            trials=min(ends, default=None),
+            time_s=budget.time_s,
+            target=first.target if len(spec.metrics) == 1 else None,
+            plateau_trials=budget.plateau.trials if budget.plateau else None,
+            min_delta=budget.plateau.min_delta if budget.plateau else 0.0,
+            failures=budget.failures.count if budget.failures else None,
+            failures_percent=budget.failures.percent if budget.failures else None,
+        )
+        retry = RetryRules(max=spec.retry.max, on=frozenset(spec.retry.on))
+        lifecycle = Lifecycle(SlotTable(request), budgets, retry, grace_s=spec.resources.grace_s)
+        for cause, values in proposals.over():
+            lifecycle.standing.count(cause, values)
+        return lifecycle
+
+    def _nothing_to_do(self, lifecycle: Lifecycle, store: storage.StudyStore) -> bool:
+        return not store.n_unfinished and lifecycle.standing.over
+
+    # -------------------------------------------------------------------------------------- running
+
+    def _coordinate(
+        self,
+        store: storage.StudyStore,
+        proposals: Proposals,
+        lifecycle: Lifecycle,
+        announcer: Announcer,
+        launcher: LauncherProcess | None,
+        request: RankRequest,
+    ) -> Finish:
+        if self.connection is None:
+            done = lifecycle.standing.n_over
+            succeeded = lifecycle.standing.n_complete > 0
+            reason = f"nothing to do: {done} trials are done already"
+            finish = Finish(reason=reason, exit_code=0 if succeeded else 3)
+        else:
+            link = Link(
+                self.connection,
+                self.inbound.put,
+                study=self.spec.name,
+                imports=() if launcher else self._imports(),
+                env=thread_environment(request.cpus),
+                launcher_path=str(launcher.path) if launcher else "",
+            )
+            self._exit.callback(link.close)
+            link.open()
+            coordinator = Coordinator(
+                store=store,
+                proposals=proposals,
+                lifecycle=lifecycle,
+                link=link,
+                orders=Orders(self.spec, gpus=request.gpus > 0),
+                inbound=self.inbound,
+                announcer=announcer,
+            )
+            finish = coordinator.run()
+            link.close()
+        store.close()
+        return finish
+
+    # ------------------------------------------------------------------------------------- notices
+
+    def _say_started(
+        self, announcer: Announcer, store: storage.StudyStore, lifecycle: Lifecycle, request: RankRequest
+    ) -> None:
+        spec = self.spec
+        announcer.say(
+            "study.started",
+            study=spec.name,
+            storage=storage.hide_password(spec.storage),
+            directory=str(Path(spec.directory) / spec.name),
+            total=spec.budget.trials,
+            time_s=spec.budget.time_s,
+            done=lifecycle.standing.n_over,
+            resumed=store.n_unfinished,
+            sampler=str(spec.sampler),
+            pruner=str(spec.pruner),
+            directions=[metric.goal for metric in spec.metrics],
+            metric_names=[metric.name for metric in spec.metrics],
+            slot=str(request),
+        )
+
+    def _say_finished(
+        self, store: storage.StudyStore, lifecycle: Lifecycle, finish: Finish, duration_s: float
+    ) -> None:
+        standing = lifecycle.standing
+        fields: dict[str, Any] = {
+            "reason": finish.reason,
+            "exit_code": finish.exit_code,
+            "counts": {
+                "complete": standing.n_complete,
+                "pruned": standing.n_pruned,
+                "failed": standing.n_failed,
+                "unfinished": store.n_unfinished,
+            },
+            "best": self._best(store),
+            "duration_s": duration_s,
+            "resume": self.resume_command,
+        }
+        self.listener(Notice(kind="study.finished", time=time.time(), fields=fields))
+
+    def _best(self, store: storage.StudyStore) -> dict[str, Any] | None:
+        if len(self.spec.metrics) != 1:
+            return None
+        try:
+            best = store.study.best_trial
+        except ValueError:
+            return None  # no trial succeeded
+        return {
+            "trial": best.number,
+            "values": list(best.values),
+            "params": self.spec.parameters.resolve(best.params),
+        }
