@@ -1,0 +1,144 @@
+"""From a storage URL to an engine, and from a driver's error to one line that never shows the password."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+
+from hpsearch.errors import StorageUnreachable
+
+BUSY_S = 1.0  # SQLite's own patience with a lock; the writer thread goes on waiting after that
+CONNECT_S = 10  # PostgreSQL
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a study is kept: a checked URL."""
+
+    url: sa.URL
+    path: Path | None  # of a SQLite file, absolute
+
+    @property
+    def label(self) -> str:
+        """The URL as people may see it."""
+        url = self.url.update_query_dict({"password": "***"}) if "password" in self.url.query else self.url
+        return url.render_as_string(hide_password=True)
+
+    @property
+    def is_missing(self) -> bool:
+        """No SQLite file yet. A server is never missing, only unreachable."""
+        return self.path is not None and not self.path.exists()
+
+    def scrub(self, text: str) -> str:
+        """``text`` without the password, should a driver have put it there."""
+        for secret in (self.url.password, self.url.query.get("password")):
+            if isinstance(secret, str) and secret:
+                text = text.replace(secret, "***")
+        return text
+
+
+def locate(url: str) -> Location:
+    """Check a URL without opening anything; StorageUnreachable with the remedy if it cannot serve."""
+    try:
+        parsed = sa.make_url(url)
+    except (ArgumentError, ValueError):
+        raise StorageUnreachable("the storage is no database URL: write it like sqlite:///studies.db") from None
+    scheme = parsed.get_backend_name()
+    if scheme in ("postgresql", "postgres"):
+        driver = "postgresql+psycopg" if "+" not in parsed.drivername else parsed.drivername
+        return Location(parsed.set(drivername=driver), None)
+    if scheme != "sqlite":
+        raise StorageUnreachable(f"storage scheme {scheme!r} is unknown: use sqlite or postgresql")
+    if not parsed.database or parsed.database == ":memory:":
+        raise StorageUnreachable("a SQLite database in memory keeps nothing: name a file, as in sqlite:///studies.db")
+    if parsed.database.startswith("file:"):
+        raise StorageUnreachable("SQLite's file: form is not supported: write sqlite:///path/to/studies.db")
+    path = Path(parsed.database).absolute()
+    location = Location(parsed.set(database=str(path)), path)
+    if not path.parent.is_dir():
+        raise StorageUnreachable(f"{location.label}: no directory {path.parent}: make it, or name another")
+    if path.is_dir():
+        raise StorageUnreachable(f"{location.label}: is a directory: name a file in it")
+    return location
+
+
+def writing_engine(location: Location) -> sa.Engine:
+    """An engine whose every transaction may write. SQLite: WAL, and the write lock taken at the transaction's start."""
+    if location.path is None:
+        return _create(location)
+    for place in (location.path, location.path.parent):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise StorageUnreachable(f"{location.label}: {place} is not writable")
+    engine = _create(location, connect_args={"timeout": BUSY_S})
+
+    @event.listens_for(engine, "connect")
+    def _tune(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say so, see below
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # A transaction that reads first and then wants the lock fails at once in WAL mode if another wrote in between.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def reading_engine(location: Location) -> sa.Engine:
+    """An engine that creates and changes nothing."""
+    if location.path is None:
+        return _create(location).execution_options(postgresql_readonly=True)
+    # mode=rw and not ro: a WAL database needs its -shm file even to be read, and a read-only file still opens.
+    uri = f"{location.path.as_uri()}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False)
+        connection.execute("PRAGMA query_only=ON")
+        return connection
+
+    return _create(location, creator=connect)
+
+
+def _create(location: Location, **arguments: Any) -> sa.Engine:
+    if location.path is None:
+        arguments["connect_args"] = {"connect_timeout": CONNECT_S, "application_name": "hpsearch"}
+    try:
+        return sa.create_engine(location.url, **arguments)
+    except ImportError:
+        raise StorageUnreachable(
+            f"{location.label}: the PostgreSQL driver is not installed: pip install 'hpsearch[postgres]'"
+        ) from None
+    except (ArgumentError, NoSuchModuleError, TypeError) as error:
+        raise StorageUnreachable(f"{location.label}: {location.scrub(str(error))}") from None
+
+
+@contextmanager
+def reaching(location: Location) -> Iterator[None]:
+    """Turn what a driver raises inside into StorageUnreachable."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise StorageUnreachable(f"{location.label}: {location.scrub(in_words(error))}") from None
+
+
+def in_words(error: DBAPIError) -> str:
+    """The first line of what the driver said."""
+    lines = str(error.orig).strip().splitlines()
+    return lines[0] if lines else type(error.orig).__name__
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same transaction may succeed later: a lock, a full disk, a lost connection."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        return any(word in str(error.orig) for word in ("locked", "busy", "disk is full"))
+    return error.connection_invalidated or isinstance(error, OperationalError)

@@ -1,0 +1,142 @@
+"""Who coordinates a study: one row, kept fresh by a heartbeat, given back on close.
+
+The row's token grows with every coordinator, so one that was replaced while it slept finds out at its next heartbeat,
+which goes before anything it writes.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+import sqlalchemy as sa
+
+from hpsearch.errors import StudyHeld
+from hpsearch.storage import schema
+
+BEAT_S = 2.0
+FRESH_S = 15.0  # a heartbeat older than this is no sign of life
+_SAME_START_S = 2.0  # psutil derives a process's start from the boot time, which clock corrections move a little
+
+_live: set[tuple[str, int, int]] = set()  # (storage, study's row, token) held by this very process
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The coordinator row of one study."""
+
+    token: int
+    host: str
+    pid: int | None
+    process_started: float
+    started: float  # unix seconds
+    age_s: float  # of the last heartbeat, on the database's clock
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
+        return f"process {self.pid} on {self.host} since {since}"
+
+    def is_alive(self, where: str, study: int) -> bool:
+        """Whether it still coordinates: its heartbeat is fresh, and it is no dead process of this host."""
+        if self.pid is None or self.age_s >= FRESH_S:
+            return False
+        if self.host != socket.gethostname():
+            return True
+        if self.pid == os.getpid():
+            return (where, study, self.token) in _live
+        started = _started(self.pid)
+        return started is not None and abs(started - self.process_started) <= _SAME_START_S
+
+
+class Held:
+    """This process's hold of a study."""
+
+    def __init__(self, where: str, name: str, study: int, token: int) -> None:
+        self._key = (where, study, token)
+        self._name = name
+        self.token = token
+        _live.add(self._key)
+
+    @property
+    def _mine(self) -> sa.ColumnElement[bool]:
+        c = schema.COORDINATORS.c
+        return sa.and_(c.study_id == self._key[1], c.token == self.token)
+
+    def beat(self, connection: sa.Connection) -> Callable[[], None] | None:
+        """Say that the coordinator lives; StudyHeld if another took the study, or deleted it."""
+        fresh = {"heartbeat": clock(connection)}
+        if connection.execute(sa.update(schema.COORDINATORS).where(self._mine).values(fresh)).rowcount != 1:
+            holder = read_holder(connection, self._key[1])
+            raise StudyHeld(self._name, holder.words if holder else "nobody, for it was deleted")
+        return None
+
+    def release(self, connection: sa.Connection) -> None:
+        """Give the study back; releasing twice is one release."""
+        connection.execute(sa.update(schema.COORDINATORS).where(self._mine).values(pid=None))
+        self.forget()
+
+    def forget(self) -> None:
+        """This process no longer coordinates, whatever the row says."""
+        _live.discard(self._key)
+
+
+def take(connection: sa.Connection, where: str, name: str, study: int, *, after: int = 0) -> Held:
+    """Become the study's coordinator, within the caller's transaction; StudyHeld if somebody alive is.
+
+    The token is larger than the row's and than ``after``.
+    """
+    refuse_held(connection, where, name, study)
+    before = read_holder(connection, study)
+    token = max(before.token if before else 0, after) + 1
+    row = {
+        "study_id": study,
+        "token": token,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_started": _started(os.getpid()) or 0.0,
+        "started": time.time(),
+    }
+    connection.execute(sa.delete(schema.COORDINATORS).where(schema.COORDINATORS.c.study_id == study))
+    connection.execute(sa.insert(schema.COORDINATORS).values({**row, "heartbeat": clock(connection)}))
+    return Held(where, name, study, token)
+
+
+def refuse_held(connection: sa.Connection, where: str, name: str, study: int) -> int:
+    """StudyHeld if somebody alive coordinates the study; otherwise the last token (0: never held)."""
+    holder = read_holder(connection, study)
+    if holder is not None and holder.is_alive(where, study):
+        raise StudyHeld(name, holder.words)
+    return holder.token if holder else 0
+
+
+def read_holder(connection: sa.Connection, study: int) -> Holder | None:
+    """The coordinator row; None if the study never had one."""
+    return read_holders(connection, schema.COORDINATORS.c.study_id == study).get(study)
+
+
+def read_holders(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> dict[int, Holder]:
+    """The coordinator rows by the study's row."""
+    c = schema.COORDINATORS.c
+    age = (clock(connection) - c.heartbeat).label("age")
+    query = sa.select(c.study_id, c.token, c.host, c.pid, c.process_started, c.started, age).where(*which)
+    return {row.study_id: Holder(*row[1:]) for row in connection.execute(query)}
+
+
+def clock(connection: sa.Connection) -> sa.ColumnElement[float]:
+    """The database's clock, unix seconds: hosts may disagree."""
+    if connection.dialect.name == "postgresql":
+        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+    return sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Double)
+
+
+def _started(pid: int) -> float | None:
+    """When a process of this host started; None if there is none, or only its zombie."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        return None

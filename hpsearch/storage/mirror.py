@@ -1,0 +1,231 @@
+"""The study in memory: reads are Optuna's in-memory storage, every write is also queued for the database.
+
+Nothing here touches SQL. What the database would refuse for good (a name too long, an attribute that is no JSON) is
+refused at once, on the calling thread, before memory is changed.
+"""
+
+import json
+import math
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from optuna._typing import JSONSerializable
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import InMemoryStorage
+from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import IntegrityError
+
+from hpsearch.errors import StorageFailed
+from hpsearch.storage import schema
+from hpsearch.storage.reading import LoadedStudy
+from hpsearch.storage.rows import (
+    NewTrial,
+    Operation,
+    Row,
+    TrialChanged,
+    Upsert,
+    intermediate_row,
+    value_row,
+)
+from hpsearch.storage.studies import delete_study, insert_study
+
+T = TypeVar("T")
+MAX_STEP = 2**31 - 1  # what PostgreSQL's integer holds
+
+
+class Sink(Protocol):
+    """Where writes go: the writer thread."""
+
+    def put(self, operations: Sequence[Operation], *, urgent: bool = True) -> None:
+        """Queue them, together; ``urgent`` ones are committed at once."""
+
+    def run(self, work: Callable[[sa.Connection], T]) -> T:
+        """Do rare work in a transaction of its own, after all that is queued, and wait for it."""
+
+    def bind(self, *, study: tuple[int, int] | None = None, trials: dict[int, int] | None = None) -> None:
+        """Say which row a mirror's id stands for."""
+
+
+class _Detached:
+    """The sink of a mirror that came out of a pickle: a snapshot, without a database or its password."""
+
+    def put(self, operations: Sequence[Operation], *, urgent: bool = True) -> None:
+        raise StorageFailed("this study is a snapshot: open it again to write to it")
+
+    def run(self, work: Callable[[sa.Connection], T]) -> T:
+        raise StorageFailed("this study is a snapshot: open it again to write to it")
+
+    def bind(self, *, study: tuple[int, int] | None = None, trials: dict[int, int] | None = None) -> None:
+        raise StorageFailed("this study is a snapshot: open it again to write to it")
+
+
+class Mirror(InMemoryStorage):
+    """An Optuna storage that reads from memory and queues writes.
+
+    Ids of studies and trials are the mirror's own; trial *numbers* are those of the database.
+    A pickled mirror is a read-only snapshot.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self._sink: Sink = sink
+        self._distributions: dict[int, dict[str, BaseDistribution]] = {}  # study -> parameter -> its first
+
+    def __getstate__(self) -> dict[Any, Any]:
+        return {**super().__getstate__(), "_sink": _Detached()}
+
+    def restore(self, loaded: LoadedStudy) -> int:
+        """Take over a study as the database has it; returns its id here."""
+        with self._lock:
+            study_id = super().create_new_study(loaded.directions, loaded.name)
+            for key, value in loaded.user_attrs.items():
+                super().set_study_user_attr(study_id, key, value)
+            for key, value in loaded.system_attrs.items():
+                super().set_study_system_attr(study_id, key, value)
+            first = self._distributions[study_id] = {}
+            rows: dict[int, int] = {}
+            for trial in loaded.trials:
+                rows[super().create_new_trial(study_id, trial)] = trial._trial_id
+                for name, distribution in trial.distributions.items():
+                    first.setdefault(name, distribution)
+            self._sink.bind(study=(study_id, loaded.row), trials=rows)
+            return study_id
+
+    # ------------------------------------------------------------------------------------------ studies
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """Rare, so done in the database before it returns."""
+        with self._lock:
+            name = DEFAULT_STUDY_NAME_PREFIX + str(uuid.uuid4()) if study_name is None else study_name
+            _check_name(name)
+            if name in self._study_name_to_id:
+                raise DuplicatedStudyError
+            try:
+                row = self._sink.run(lambda connection: insert_study(connection, name, directions))
+            except IntegrityError:
+                raise DuplicatedStudyError from None
+            study_id = super().create_new_study(directions, name)
+            self._distributions[study_id] = {}
+            self._sink.bind(study=(study_id, row))
+            return study_id
+
+    def delete_study(self, study_id: int) -> None:
+        """Rare, so done in the database before it returns."""
+        with self._lock:
+            name = self.get_study_name_from_id(study_id)
+            self._sink.run(lambda connection: delete_study(connection, name))
+            super().delete_study(study_id)
+            del self._distributions[study_id]
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        text, value = _as_json(key, value)
+        with self._lock:
+            super().set_study_user_attr(study_id, key, value)
+            self._sink.put([Upsert(schema.STUDY_USER_ATTRS, study_id, {"key": key, "value_json": text})])
+
+    def set_study_system_attr(self, study_id: int, key: str, value: JSONSerializable) -> None:
+        text, value = _as_json(key, value)
+        with self._lock:
+            super().set_study_system_attr(study_id, key, value)
+            self._sink.put([Upsert(schema.STUDY_SYSTEM_ATTRS, study_id, {"key": key, "value_json": text})])
+
+    # ------------------------------------------------------------------------------------------- trials
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        rows = [] if template_trial is None else _rows_of(template_trial)
+        with self._lock:
+            trial_id = super().create_new_trial(study_id, template_trial)
+            trial = self.get_trial(trial_id)
+            new = NewTrial(trial_id, study_id, trial.number, trial.state, trial.datetime_start, trial.datetime_complete)
+            self._sink.put([new, *(Upsert(table, trial_id, row) for table, row in rows)])
+            return trial_id
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        _check_name(param_name)
+        with self._lock:
+            trial = self.get_trial(trial_id)
+            self.check_trial_is_updatable(trial_id, trial.state)
+            first = self._distributions[self._trial_id_to_study_id_and_number[trial_id][0]]
+            if param_name in first:  # also those of an earlier run, which the memory does not check
+                check_distribution_compatibility(first[param_name], distribution)
+            super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
+            first.setdefault(param_name, distribution)
+            row = _param_row(param_name, param_value_internal, distribution)
+            self._sink.put([Upsert(schema.PARAMS, trial_id, row)])
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        if values is not None:
+            values = [float(value) for value in values]
+            if any(math.isnan(value) for value in values):
+                raise ValueError("a trial's value cannot be NaN")
+        with self._lock:
+            if not super().set_trial_state_values(trial_id, state, values):
+                return False
+            trial = self.get_trial(trial_id)
+            operations: list[Operation] = [
+                Upsert(schema.VALUES, trial_id, value_row(objective, value))
+                for objective, value in enumerate(values or ())
+            ]
+            operations.append(TrialChanged(trial_id, state, trial.datetime_start, trial.datetime_complete))
+            self._sink.put(operations)
+            return True
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        step, intermediate_value = int(step), float(intermediate_value)
+        if not -MAX_STEP <= step <= MAX_STEP:
+            raise ValueError(f"step {step} is out of range")
+        with self._lock:
+            super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+            row = intermediate_row(step, intermediate_value)
+            self._sink.put([Upsert(schema.INTERMEDIATE, trial_id, row)], urgent=False)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        text, value = _as_json(key, value)
+        with self._lock:
+            super().set_trial_user_attr(trial_id, key, value)
+            row = {"key": key, "value_json": text}
+            self._sink.put([Upsert(schema.TRIAL_USER_ATTRS, trial_id, row)], urgent=False)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: JSONSerializable) -> None:
+        text, value = _as_json(key, value)
+        with self._lock:
+            super().set_trial_system_attr(trial_id, key, value)
+            row = {"key": key, "value_json": text}
+            self._sink.put([Upsert(schema.TRIAL_SYSTEM_ATTRS, trial_id, row)], urgent=False)
+
+
+def _param_row(name: str, internal: float, distribution: BaseDistribution) -> Row:
+    return {"param_name": name, "param_value": float(internal), "distribution_json": distribution_to_json(distribution)}
+
+
+def _rows_of(trial: FrozenTrial) -> list[tuple[sa.Table, Row]]:
+    rows: list[tuple[sa.Table, Row]] = []
+    for name, distribution in trial.distributions.items():
+        _check_name(name)
+        rows.append((schema.PARAMS, _param_row(name, distribution.to_internal_repr(trial.params[name]), distribution)))
+    for objective, value in enumerate(trial.values or ()):
+        rows.append((schema.VALUES, value_row(objective, float(value))))
+    for step, value in trial.intermediate_values.items():
+        rows.append((schema.INTERMEDIATE, intermediate_row(int(step), float(value))))
+    for table, attrs in ((schema.TRIAL_USER_ATTRS, trial.user_attrs), (schema.TRIAL_SYSTEM_ATTRS, trial.system_attrs)):
+        rows += [(table, {"key": key, "value_json": _as_json(key, attr)[0]}) for key, attr in attrs.items()]
+    return rows
+
+
+def _as_json(key: str, value: Any) -> tuple[str, Any]:
+    """The text for the database, and what a reader of it would get: no list shared with the caller, no tuple."""
+    _check_name(key)
+    text = json.dumps(value)
+    return text, json.loads(text) if isinstance(value, dict | list | tuple) else value
+
+
+def _check_name(name: str) -> None:
+    if len(name) > schema.NAME_LENGTH or "\x00" in name:
+        raise ValueError(f"{name[:40]!r}...: a name has at most {schema.NAME_LENGTH} characters and no NUL")

@@ -1,0 +1,254 @@
+"""The one thread that writes: everything queued goes into one transaction, in the order it was queued."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from hpsearch.errors import HpsearchError, StorageFailed
+from hpsearch.storage.connect import in_words, is_transient
+from hpsearch.storage.rows import Group, Operation, RowIds
+
+T = TypeVar("T")
+LINGER_S = 0.05  # how long a report may wait for company
+MAX_OPERATIONS = 10_000  # in one transaction
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """Something the writer thread does every ``every_s`` within a transaction.
+
+    ``work`` answers what to do after the commit, or None. A raised HpsearchError ends the writer.
+    """
+
+    every_s: float
+    work: Callable[[sa.Connection], Callable[[], None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Rare work in a transaction of its own, with somebody waiting for its result."""
+
+    work: Callable[[sa.Connection], Any]
+    future: "Future[Any]"
+
+
+class Writer:
+    """Queue and thread between the mirror and the database.
+
+    ``on_commit(ticket)`` is called on the writer thread after each commit: all operations up to that ticket are
+    durable. ``on_error`` is called once, when a write is refused for good; what is queued later is dropped.
+    While the database is locked or away the thread tries again with growing delays, for ``patience_s`` at most.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        on_commit: Callable[[int], None],
+        on_error: Callable[[HpsearchError], None],
+        duties: Sequence[Duty] = (),
+        patience_s: float = 600.0,
+    ) -> None:
+        self._engine = engine
+        self._on_commit = on_commit
+        self._on_error = on_error
+        self._patience_s = patience_s
+        self._duties = list(duties)
+        self._due = [time.monotonic() + duty.every_s for duty in self._duties]
+        self._ids = RowIds()
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[int, Operation] | _Call] = deque()
+        self._held = 0  # how many `together` are open: nothing of the queue is taken
+        self._n_calls = 0  # in the queue; somebody waits for each, so they break a hold
+        self._ticket = 0
+        self._urgent = False
+        self._oldest = 0.0  # monotonic time since which something waits
+        self._closing = False
+        self._abandoned = threading.Event()
+        self.n_commits = 0
+        self.failure: HpsearchError | None = None
+        self._thread = threading.Thread(target=self._run, name="hpsearch-writer", daemon=True)
+        self._thread.start()
+
+    # -------------------------------------------------------------------------------- on the caller's thread
+
+    @property
+    def ticket(self) -> int:
+        """The number of the operation queued last; 0 before the first."""
+        return self._ticket
+
+    def put(self, operations: Sequence[Operation], *, urgent: bool = True) -> None:
+        """Queue operations; they are committed in one transaction. Never waits."""
+        with self._changed:
+            if self._closing or self.failure is not None:
+                return
+            if not self._queue:
+                self._oldest = time.monotonic()
+            for operation in operations:
+                self._ticket += 1
+                self._queue.append((self._ticket, operation))
+            if urgent and not self._urgent:
+                self._urgent = True
+                self._wake()
+            elif len(self._queue) == len(operations):
+                self._wake()
+
+    def run(self, work: Callable[[sa.Connection], T]) -> T:
+        """Do ``work`` in a transaction of its own, after all that is queued, and wait for it."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closing or self.failure is not None:
+                raise StorageFailed("the study is closed") from self.failure
+            self._queue.append(_Call(work, future))
+            self._n_calls += 1
+            self._urgent = True
+            self._changed.notify_all()
+        return future.result()
+
+    def bind(self, *, study: tuple[int, int] | None = None, trials: dict[int, int] | None = None) -> None:
+        """Say which row a mirror's id stands for."""
+        with self._changed:
+            if study is not None:
+                self._ids.studies[study[0]] = study[1]
+            self._ids.trials.update(trials or {})
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All that is queued inside, by any thread, is committed in one transaction, after the end of the block."""
+        with self._changed:
+            self._held += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= 1
+                self._wake()
+
+    def close(self, *, drain: bool) -> None:
+        """Write what is queued, or drop it, and end the thread. Closing twice is closing once."""
+        with self._changed:
+            self._closing = True
+            self._held = 0
+            if not drain:
+                self._abandoned.set()
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _wake(self) -> None:
+        if not self._held:
+            self._changed.notify_all()
+
+    # --------------------------------------------------------------------------------- on the writer thread
+
+    def _run(self) -> None:
+        try:
+            while (work := self._take()) is not None:
+                if isinstance(work, _Call):
+                    self._answer(work)
+                else:
+                    self._commit(work)
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._refuse_calls()
+
+    def _take(self) -> list[tuple[int, Operation]] | _Call | None:
+        """Wait for work: operations (none: a duty is due), a call, or None at the end."""
+        with self._changed:
+            while not self._abandoned.is_set():
+                now = time.monotonic()
+                ready = self._queue and (not self._held or self._n_calls)
+                if ready and (self._urgent or self._closing or now >= self._oldest + LINGER_S):
+                    return self._pop()
+                if self._closing and not self._queue:
+                    return None
+                wake = min(self._due, default=now + 3600)
+                if now >= wake:
+                    return []
+                self._changed.wait((min(wake, self._oldest + LINGER_S) if ready else wake) - now)
+            return None
+
+    def _pop(self) -> list[tuple[int, Operation]] | _Call:
+        first = self._queue.popleft()
+        if isinstance(first, _Call):
+            self._n_calls -= 1
+            return first
+        group = [first]
+        while self._queue and len(group) < MAX_OPERATIONS and not isinstance(self._queue[0], _Call):
+            group.append(self._queue.popleft())  # type: ignore[arg-type]
+        self._urgent = bool(self._queue)
+        return group
+
+    def _answer(self, call: _Call) -> None:
+        try:
+            with self._engine.begin() as connection:
+                result = call.work(connection)
+        except Exception as error:
+            call.future.set_exception(error)
+        else:
+            call.future.set_result(result)
+
+    def _commit(self, work: list[tuple[int, Operation]]) -> None:
+        group = Group(operation for _, operation in work)
+        now = time.monotonic()
+        due = [i for i, at in enumerate(self._due) if now >= at]
+        committed = self._persist(group, [self._duties[i] for i in due])
+        if committed is None:
+            return
+        new, after = committed
+        self._ids.trials.update(new)
+        self.n_commits += 1
+        for i in due:
+            self._due[i] = time.monotonic() + self._duties[i].every_s
+        if work:
+            self._on_commit(work[-1][0])
+        for call in after:
+            call()
+
+    def _persist(self, group: Group, duties: Sequence[Duty]) -> tuple[dict[int, int], list[Callable[[], None]]] | None:
+        """One committed transaction, however many tries it takes; None if the writer was abandoned meanwhile."""
+        delay, began, repeated = FIRST_DELAY_S, time.monotonic(), False
+        while True:
+            try:
+                with self._engine.begin() as connection:
+                    # Duties first: the heartbeat notices a coordinator that was replaced while this one slept.
+                    after = [then for duty in duties if (then := duty.work(connection)) is not None]
+                    new = group.write(connection, self._ids, repeated=repeated)
+                return new, after
+            except DBAPIError as error:
+                if not is_transient(error) or time.monotonic() - began > self._patience_s:
+                    raise
+                if not repeated:
+                    logger.warning("storage.waiting reason=%r", in_words(error))
+            repeated = True
+            if self._abandoned.wait(delay):
+                return None
+            delay = min(2 * delay, LONGEST_DELAY_S)
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, HpsearchError):
+            self.failure = error
+        else:
+            words = in_words(error) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
+            self.failure = StorageFailed(f"the study cannot be written any more: {words}")
+            self.failure.__cause__ = error
+        self._on_error(self.failure)
+
+    def _refuse_calls(self) -> None:
+        with self._changed:
+            self._closing = True
+            for item in self._queue:
+                if isinstance(item, _Call):
+                    item.future.set_exception(StorageFailed("the study is closed"))
+            self._queue.clear()
