@@ -1,8 +1,19 @@
 """The study in a database: read from memory, written behind by one thread, readable by every Optuna tool."""
 
 from hpsearch.storage.attempts import AttemptRow, StudyRecord
+from hpsearch.storage.connect import label
 from hpsearch.storage.mirror import Mirror
 from hpsearch.storage.requests import Request, send_request
 from hpsearch.storage.study import StudyStore, open_study, peek
 
-__all__ = ["AttemptRow", "Mirror", "Request", "StudyRecord", "StudyStore", "open_study", "peek", "send_request"]
+__all__ = [
+    "AttemptRow",
+    "Mirror",
+    "Request",
+    "StudyRecord",
+    "StudyStore",
+    "label",
+    "open_study",
+    "peek",
+    "send_request",
+]

@@ -142,3 +142,8 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         return any(word in str(error.orig) for word in ("locked", "busy", "disk is full"))
     return error.connection_invalidated or isinstance(error, OperationalError)
+
+
+def label(url: str) -> str:
+    """A storage URL as people may see it: absolute, without the password. StorageUnreachable if it cannot serve."""
+    return locate(url).label
