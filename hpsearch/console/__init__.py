@@ -71,9 +71,14 @@ class Console:
         try:
             while self._wait_and_show():
                 pass
-            self._view.close()
         except Exception as fault:
             self.fault = fault
+            while self._inbox.get() is not None:  # the run goes on without a view, and ends as it would have
+                pass
+        try:
+            self._view.close()
+        except Exception as fault:
+            self.fault = self.fault or fault
 
     def _wait_and_show(self) -> bool:
         """Show what comes until it is time to redraw; False once the run is over."""

@@ -1,5 +1,6 @@
 """One frame of the live view, as lines of rich text that fit a width and a height."""
 
+from rich.console import OverflowMethod
 from rich.text import Text
 
 from hpsearch.console.progress import Progress, Running, integer, text
@@ -16,13 +17,14 @@ def frame(
 ) -> list[Text]:
     """At most ``height`` lines of at most ``width`` cells; slots that do not fit are counted in the last slot line."""
     head = [_progress_line(progress, width, now, ascii_only), _counts_line(progress), _best_line(progress)]
-    foot = [_rungs_line(progress), _failure_line(progress, hints, width), _draining_line(progress)]
+    cut: OverflowMethod = "crop" if ascii_only else "ellipsis"
+    foot = [_rungs_line(progress), _failure_line(progress, hints, width, cut), _draining_line(progress)]
     below = [line for line in foot if line is not None]
     room = height - len(head) - len(below)
     lines = [*head, *_slot_lines(progress, width, room, ascii_only), *below]
     for line in lines:
         line.no_wrap = True
-        line.truncate(width, overflow="crop" if ascii_only else "ellipsis")
+        line.truncate(width, overflow=cut)
     return lines[: max(height, 1)]
 
 
@@ -128,14 +130,14 @@ def _rungs_line(progress: Progress) -> Text | None:
     return line.append("  ".join(f"step {rung.step}: {rung.n_pruned}/{rung.n_reached} pruned" for rung in rungs))
 
 
-def _failure_line(progress: Progress, hints: Hints, width: int) -> Text | None:
+def _failure_line(progress: Progress, hints: Hints, width: int, cut: OverflowMethod) -> Text | None:
     failure = progress.last_failure
     if failure is None:
         return None
     command = hints.command(f"logs {failure.trial}")
     line = Text().append("failed  ", style="bold red").append(f"trial {failure.trial}: {one_line(failure.reason)}")
     # The command must stay whole: the reason gives way.
-    line.truncate(max(width - len(command) - 2, 12), overflow="ellipsis")
+    line.truncate(max(width - len(command) - 2, 12), overflow=cut)
     return line.append("  ").append(command, style="bold")
 
 
