@@ -76,7 +76,7 @@ def time_trials(n_trials: int) -> list[tuple[float, float]]:
     from runs import run_job
 
     times = []
-    for trial in run_job("start", trials=n_trials, workers=1)[1:]:  # the first one waits for the launcher's imports
+    for trial in run_job("start", trials=n_trials, slots=1)[1:]:  # the first one waits for the launcher's imports
         began = trial.attempt.started
         times.append((trial.user_attrs["first_line_ns"] / 1e9 - began, trial.user_attrs["step_done_ns"] / 1e9 - began))
     return times

@@ -16,7 +16,7 @@ from runs import run_job
 
 
 def hpsearch_rate(trials: int) -> float:
-    attempts = [trial.attempt for trial in run_job("nothing", trials=trials, workers=2, sampler="random")]
+    attempts = [trial.attempt for trial in run_job("nothing", trials=trials, slots=2, sampler="random")]
     ended = [attempt.ended for attempt in attempts if attempt.ended is not None]
     return trials / (max(ended) - min(attempt.started for attempt in attempts))
 

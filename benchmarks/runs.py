@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+from dask.system import CPU_COUNT
 from figures import ROOT
 
 from hpsearch.api import run_study
@@ -22,20 +23,24 @@ class Ran:
     attempt: AttemptRow
 
 
-def run_job(function: str, *, trials: int, workers: int, **options: object) -> Sequence[Ran]:
-    """All trials of a study over ``benchmarks/jobs.py:function``, in order of their numbers."""
+def run_job(function: str, *, trials: int, slots: int, **overrides: object) -> Sequence[Ran]:
+    """All trials of a study over ``benchmarks/jobs.py:function``, in order; the CPUs are dealt to the slots."""
     with tempfile.TemporaryDirectory() as directory:
         storage = f"sqlite:///{directory}/studies.db"
         spec = load_study(
             f"{ROOT / 'benchmarks/jobs.py'}:{function}",
-            overrides=[f"directory={directory}", *(f"{key}={value}" for key, value in options.items())],
+            overrides=[
+                f"directory={directory}",
+                f"resources.cpus={max(CPU_COUNT // slots, 1)}",
+                *(f"{key}={value}" for key, value in overrides.items()),
+            ],
             environ={},
             options={
                 "name": "benchmark",
                 "storage": storage,
                 "metric.goal": "minimize",
                 "budget.trials": trials,
-                "cluster.workers": workers,
+                "cluster.workers": 1,
             },
         )
         outcome = run_study(spec, listener=lambda notice: None, interrupts=False)

@@ -11,9 +11,9 @@ from runs import run_job
 MAX_P50_MS = 5.0
 
 
-def waits_ms(trials: int, workers: int) -> list[float]:
+def waits_ms(trials: int, slots: int) -> list[float]:
     """Milliseconds, each trial's first ten left out: they share the machine with its start."""
-    found = run_job("ask_verdicts", trials=trials, workers=workers, pruner="{threshold: {upper: 1.0}}")
+    found = run_job("ask_verdicts", trials=trials, slots=slots, pruner="{threshold: {upper: 1.0}}")
     return [1e3 * wait for trial in found for wait in trial.user_attrs["waits_s"][10:]]
 
 
