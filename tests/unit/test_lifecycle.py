@@ -1,0 +1,298 @@
+"""The state machine by example: events in, commands out, no clock."""
+
+from typing import Any
+
+import pytest
+
+from hpsearch.budget import Budgets
+from hpsearch.events import (
+    AnyCommand,
+    AnyEvent,
+    Ask,
+    Cause,
+    Deliver,
+    DrainRequested,
+    EndAttempt,
+    Ending,
+    Finish,
+    Judge,
+    Judged,
+    KillRequested,
+    Launch,
+    RankExited,
+    Record,
+    Reported,
+    Requeue,
+    SearchExhausted,
+    StopAttempt,
+    Tell,
+    Ticked,
+    TrialReady,
+    TrialStopRequested,
+    Verdict,
+    WorkerJoined,
+    WorkerLost,
+)
+from hpsearch.lifecycle import MAX_LOST, WORKERLESS_S, Lifecycle, RetryRules
+from hpsearch.placement import RankRequest, SlotTable
+
+
+class Study:
+    """A lifecycle with a clock that the test moves, answering Ask with the next number."""
+
+    def __init__(
+        self, *, slots: int = 1, ranks: int = 1, retry: RetryRules | None = None, **budgets: Any
+    ) -> None:
+        self.now = 0.0
+        self.n_trials = 0
+        table = SlotTable(RankRequest(ranks=ranks))
+        self.lifecycle = Lifecycle(table, Budgets(**budgets), retry or RetryRules(), grace_s=10)
+        self.n_slots = slots
+
+    def do(self, event: AnyEvent) -> list[AnyCommand]:
+        return self.lifecycle.handle(event, now=self.now)
+
+    def start(self) -> list[AnyCommand]:
+        return self.do(WorkerJoined(worker="w", host="h", cpus=self.n_slots))
+
+    def ready(self, trial: int, attempt: int = 1, *, asked: bool = True, next_step: int | None = None) -> list[AnyCommand]:
+        return self.do(TrialReady(trial=trial, attempt=attempt, asked=asked, next_step=next_step))
+
+    def exit(self, trial: int, cause: Cause = Cause.RETURNED, attempt: int = 1, rank: int = 0) -> list[AnyCommand]:
+        values = (1.0,) if cause is Cause.RETURNED else ()
+        ending = Ending(cause=cause, reason=cause.value, values=values)
+        return self.do(RankExited(trial=trial, attempt=attempt, rank=rank, ending=ending))
+
+    def report(self, trial: int, step: int, attempt: int = 1, rank: int = 0) -> list[AnyCommand]:
+        return self.do(Reported(trial=trial, attempt=attempt, rank=rank, step=step, value=0.5))
+
+
+def kinds(commands: list[AnyCommand]) -> list[type]:
+    return [type(command) for command in commands]
+
+
+def only(commands: list[AnyCommand], kind: type) -> Any:
+    (found,) = (command for command in commands if isinstance(command, kind))
+    return found
+
+
+def test_asks_as_many_as_there_are_free_slots() -> None:
+    study = Study(slots=3, trials=10)
+    assert kinds(study.start()) == [Ask, Ask, Ask]
+    assert study.do(Ticked()) == []
+
+
+def test_never_asks_past_the_total() -> None:
+    study = Study(slots=4, trials=2)
+    assert len(study.start()) == 2
+
+
+def test_one_trial_from_ask_to_finish() -> None:
+    study = Study(trials=1)
+    study.start()
+    launch = only(study.ready(0), Launch)
+    assert [seat.worker for seat in launch.seats] == ["w"]
+    commands = study.exit(0)
+    assert kinds(commands) == [EndAttempt, Tell, Finish]
+    assert commands[-1] == Finish(reason="all 1 trials are done", exit_code=0)
+    assert study.do(Ticked()) == []
+
+
+def test_a_freed_slot_asks_at_once() -> None:
+    study = Study(trials=5)
+    study.start()
+    study.ready(0)
+    assert kinds(study.exit(0)) == [EndAttempt, Tell, Ask]
+
+
+def test_judges_only_at_decision_steps_and_once_each() -> None:
+    study = Study(trials=5)
+    study.start()
+    study.ready(0, next_step=3)
+    assert kinds(study.report(0, 1)) == [Record]
+    assert kinds(study.report(0, 3)) == [Record, Judge]
+    assert study.report(0, 3) == []  # a repeated step changes nothing
+    assert study.report(0, 2) == []
+    deliver = only(
+        study.do(Judged(trial=0, attempt=1, step=3, value=0.5, verdict=Verdict.CONTINUE, next_step=9)), Deliver
+    )
+    assert deliver.next_step == 9
+    assert kinds(study.report(0, 8)) == [Record]
+    assert kinds(study.report(0, 10)) == [Record, Judge]
+
+
+def test_only_rank_0_speaks_for_the_gang() -> None:
+    study = Study(slots=2, ranks=2, trials=1)
+    study.start()
+    study.ready(0, next_step=0)
+    assert study.report(0, 1, rank=1) == []
+    assert kinds(study.report(0, 1)) == [Record, Judge]
+
+
+def test_stale_words_change_nothing() -> None:
+    study = Study(trials=5, retry=RetryRules(on=frozenset({"lost"})))
+    study.start()
+    study.ready(0)
+    study.exit(0, Cause.LOST)
+    assert study.lifecycle.is_current(0, 2)
+    assert study.report(0, 1, attempt=1) == []
+    assert study.exit(0, Cause.ERROR, attempt=1) == []
+    assert study.do(Judged(trial=0, attempt=1, step=1, value=0, verdict=Verdict.PRUNE, next_step=None)) == []
+
+
+def test_a_lost_attempt_goes_on_as_the_next_attempt_and_is_not_charged() -> None:
+    study = Study(trials=1, retry=RetryRules(max=0, on=frozenset({"lost"})))
+    study.start()
+    study.ready(0)
+    for attempt in range(1, MAX_LOST + 1):
+        commands = study.exit(0, Cause.LOST, attempt=attempt)
+        assert kinds(commands) == [EndAttempt, Launch]
+        assert only(commands, EndAttempt).retry
+        assert only(commands, Launch).attempt == attempt + 1
+    commands = study.exit(0, Cause.LOST, attempt=MAX_LOST + 1)
+    assert kinds(commands) == [EndAttempt, Tell, Finish]
+    assert commands[-1].exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("cause", "word"),
+    [
+        (Cause.ERROR, "error"),
+        (Cause.EXIT, "error"),
+        (Cause.SIGNAL, "error"),
+        (Cause.BAD_RESULT, "error"),
+        (Cause.TIMEOUT, "timeout"),
+        (Cause.STALLED, "timeout"),
+        (Cause.OOM, "oom"),
+    ],
+)
+def test_the_jobs_own_faults_are_retried_as_asked_and_charged(cause: Cause, word: str) -> None:
+    study = Study(trials=2, retry=RetryRules(max=1, on=frozenset({word})))
+    study.start()
+    study.ready(0)
+    assert only(study.exit(0, cause), EndAttempt).retry
+    assert Tell in kinds(study.exit(0, cause, attempt=2))
+    never = Study(trials=2, retry=RetryRules(max=1, on=frozenset()))
+    never.start()
+    never.ready(0)
+    assert Tell in kinds(never.exit(0, cause))
+
+
+def test_earlier_runs_count_against_the_retries() -> None:
+    study = Study(trials=1, retry=RetryRules(max=1, on=frozenset({"error"})))
+    study.start()
+    study.do(TrialReady(trial=0, attempt=2, asked=False, n_charged=1))
+    assert Tell in kinds(study.exit(0, Cause.ERROR, attempt=2))
+
+
+def test_a_lost_worker_loses_its_attempts_and_no_others() -> None:
+    study = Study(trials=2)
+    study.do(WorkerJoined(worker="a", host="h", cpus=1))
+    study.do(WorkerJoined(worker="b", host="h", cpus=1))
+    launches = [only(study.ready(number), Launch) for number in (0, 1)]
+    victim = next(launch for launch in launches if launch.seats[0].worker == "a")
+    commands = study.do(WorkerLost(worker="a", reason="gone"))
+    assert kinds(commands) == [EndAttempt]
+    assert commands[0] == EndAttempt(
+        trial=victim.trial, attempt=1, ending=Ending(cause=Cause.LOST, reason="gone"), retry=True
+    )
+    launch = only(study.do(WorkerJoined(worker="c", host="h", cpus=1)), Launch)
+    assert (launch.trial, launch.attempt, launch.seats[0].worker) == (victim.trial, 2, "c")
+
+
+def test_a_rank_that_fails_takes_the_gang_down_and_its_reason_stands() -> None:
+    study = Study(slots=2, ranks=2, trials=1)
+    study.start()
+    study.ready(0)
+    stop = only(study.exit(0, Cause.ERROR, rank=1), StopAttempt)
+    assert [seat.rank for seat in stop.seats] == [0]
+    commands = study.exit(0, Cause.RETURNED, rank=0)
+    assert only(commands, Tell).ending.cause is Cause.ERROR
+
+
+def test_ranks_that_return_wait_for_each_other_and_rank_0_speaks() -> None:
+    study = Study(slots=2, ranks=2, trials=1)
+    study.start()
+    study.ready(0)
+    assert study.exit(0, rank=1) == []
+    assert kinds(study.exit(0, rank=0)) == [EndAttempt, Tell, Finish]
+
+
+def test_drain_stops_what_runs_and_requeues_what_waits() -> None:
+    study = Study(slots=2, trials=9)
+    study.start()
+    study.ready(0)
+    study.ready(7, attempt=2, asked=False)
+    study.ready(8, attempt=2, asked=False)  # no slot free: it waits
+    commands = study.do(DrainRequested(reason="interrupted", exit_code=130))
+    assert kinds(commands) == [Requeue, StopAttempt, StopAttempt]
+    assert study.do(DrainRequested(reason="again", exit_code=130)) == []
+    assert kinds(study.ready(1)) == [Requeue]  # asked before, arrived too late
+    assert kinds(study.exit(0, Cause.STOPPED)) == [EndAttempt, Requeue]
+    assert kinds(study.exit(7, Cause.RETURNED, attempt=2)) == [EndAttempt, Tell, Finish]
+
+
+def test_kill_after_drain_stops_again_without_grace() -> None:
+    study = Study(trials=9)
+    study.start()
+    study.ready(0)
+    study.do(DrainRequested(reason="interrupted", exit_code=130))
+    stop = only(study.do(KillRequested(reason="twice", exit_code=130)), StopAttempt)
+    assert stop.grace_s == 0
+    commands = study.exit(0, Cause.STOPPED)
+    assert commands[-1] == Finish(reason="twice", exit_code=130)
+
+
+def test_the_target_prunes_what_runs() -> None:
+    study = Study(slots=2, trials=9, target=2.0)
+    study.start()
+    study.ready(0)
+    study.ready(1)
+    assert StopAttempt in kinds(study.exit(0))
+    commands = study.exit(1, Cause.STOPPED)
+    assert only(commands, Tell).ending.cause is Cause.PRUNED
+    assert commands[-1] == Finish(reason="target 2 reached: 1", exit_code=0)
+
+
+def test_time_drains() -> None:
+    study = Study(trials=9, time_s=60)
+    study.start()
+    study.ready(0)
+    study.now = 60
+    assert kinds(study.do(Ticked())) == [StopAttempt]
+    assert kinds(study.exit(0, Cause.STOPPED)) == [EndAttempt, Requeue, Finish]
+
+
+def test_five_failures_in_the_beginning_end_with_exit_code_4() -> None:
+    study = Study(trials=60)
+    study.start()
+    for number in range(5):
+        study.ready(number)
+        commands = study.exit(number, Cause.ERROR)
+    assert commands[-1] == Finish(reason="the first 5 trials all failed", exit_code=4)
+
+
+def test_an_exhausted_sampler_ends_the_search() -> None:
+    study = Study(slots=2, trials=9)
+    study.start()
+    study.ready(0)
+    assert study.do(SearchExhausted()) == []
+    assert kinds(study.exit(0)) == [EndAttempt, Tell, Finish]
+
+
+def test_a_person_stops_a_running_and_a_waiting_trial() -> None:
+    study = Study(trials=9)
+    study.start()
+    study.ready(0)
+    study.ready(5, attempt=2, asked=False)
+    assert only(study.do(TrialStopRequested(trial=0)), StopAttempt).cause is Cause.CANCELLED
+    assert only(study.do(TrialStopRequested(trial=5)), Tell).ending.cause is Cause.CANCELLED
+    assert study.do(TrialStopRequested(trial=99)) == []
+    assert not only(study.exit(0, Cause.CANCELLED), EndAttempt).retry
+
+
+def test_without_any_worker_for_long_it_gives_up() -> None:
+    study = Study(trials=9)
+    assert study.do(Ticked()) == []
+    study.now = WORKERLESS_S + 1
+    assert study.do(Ticked()) == [Finish(reason=f"no worker for {WORKERLESS_S:.0f} s", exit_code=5)]
