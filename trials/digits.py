@@ -31,6 +31,11 @@ def build(params: dict) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(model.parameters(), lr=params["lr"] / 10)  # its good rates lie lower than SGD's
 
 
+@torch.no_grad()
+def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    return (model(images).argmax(dim=1) == labels).float().mean().item()
+
+
 def train(trial: hpsearch.Trial) -> float:
     """Validation accuracy after the last epoch."""
     params = trial.params
@@ -39,7 +44,6 @@ def train(trial: hpsearch.Trial) -> float:
     model, optimizer = build(params)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, params["epochs"])
 
-    accuracy = 0.0
     start = trial.load({"model": model, "optimizer": optimizer, "schedule": schedule})  # 0, or where an attempt died
     for epoch in range(start, params["epochs"]):
         shuffled = torch.randperm(len(x_train), generator=torch.Generator().manual_seed(epoch))
@@ -50,13 +54,11 @@ def train(trial: hpsearch.Trial) -> float:
             optimizer.step()
         schedule.step()
 
-        with torch.no_grad():
-            accuracy = (model(x_valid).argmax(dim=1) == y_valid).float().mean().item()
         trial.save({"model": model, "optimizer": optimizer, "schedule": schedule}, step=epoch)
-        trial.report(accuracy, step=epoch, loss=loss.item())
+        trial.report(evaluate(model, x_valid, y_valid), step=epoch, loss=loss.item())
         if trial.should_prune():
             raise optuna.TrialPruned
-    return accuracy
+    return evaluate(model, x_valid, y_valid)
 
 
 if __name__ == "__main__":
