@@ -1,6 +1,7 @@
 """The record of attempts, and a study's own: rows of our tables as values."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -54,11 +55,15 @@ def clean(text: str) -> str:
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
-def load_attempts(connection: sa.Connection, study: int) -> dict[int, list[AttemptRow]]:
-    """All attempts by the trial's number, in their order."""
+def load_attempts(
+    connection: sa.Connection, study: int, trials: Sequence[int] | None = None
+) -> dict[int, list[AttemptRow]]:
+    """The attempts of these trials (None: of all) by the trial's number, in their order."""
     c = schema.ATTEMPTS.c
     attempts: dict[int, list[AttemptRow]] = defaultdict(list)
     query = sa.select(*_COLUMNS).where(c.study_id == study).order_by(c.trial, c.attempt)
+    if trials is not None:
+        query = query.where(c.trial.in_(trials))
     for row in connection.execute(query):
         attempts[row.trial].append(AttemptRow(**row._mapping))
     return dict(attempts)

@@ -17,6 +17,8 @@ from hpsearch.errors import StorageUnreachable
 from hpsearch.storage import schema
 from hpsearch.storage.rows import from_utc
 
+METRIC_NAMES = "study:metric_names"  # the system attribute where Optuna keeps them
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedStudy:

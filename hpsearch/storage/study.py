@@ -23,12 +23,10 @@ from hpsearch.storage.attempts import AttemptRow, StudyRecord, attempt_row, clea
 from hpsearch.storage.connect import Location, locate, reaching, reading_engine, writing_engine
 from hpsearch.storage.holder import BEAT_S, Held, refuse_held, take
 from hpsearch.storage.mirror import MAX_STEP, Mirror
-from hpsearch.storage.reading import load_study
+from hpsearch.storage.reading import METRIC_NAMES, load_study
 from hpsearch.storage.rows import UPSERT_RECORD, Upsert, metric_row
 from hpsearch.storage.studies import delete_study, find_study, insert_study
 from hpsearch.storage.writer import Duty, Writer
-
-_METRIC_NAMES = "study:metric_names"  # where Optuna keeps them
 
 
 class _AtomicStudy(optuna.Study):
@@ -182,8 +180,8 @@ def open_study(
     writer = Writer(engine, on_commit=on_commit, on_error=on_error, duties=duties)
     mirror = Mirror(writer)
     study_id = mirror.restore(loaded)
-    if loaded.system_attrs.get(_METRIC_NAMES) != list(metric_names):
-        mirror.set_study_system_attr(study_id, _METRIC_NAMES, list(metric_names))
+    if loaded.system_attrs.get(METRIC_NAMES) != list(metric_names):
+        mirror.set_study_system_attr(study_id, METRIC_NAMES, list(metric_names))
     return StudyStore(_AtomicStudy(name, mirror, writer, sampler, pruner), attempts, writer, held, engine)
 
 
