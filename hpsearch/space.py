@@ -22,6 +22,11 @@ class Parameter:
     when: tuple[Condition, ...] = ()
     labels: Mapping[str, Any] = field(default_factory=dict)  # choice -> the value the objective sees
 
+    def __str__(self) -> str:
+        """``float 0.0001 to 1.0, log, when optimizer is "sgd"``."""
+        entry = _entry(self)
+        return _words(entry) + (f", {_condition(entry['when'])}" if self.when else "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
@@ -63,14 +68,7 @@ class Space:
 
     def to_json(self) -> str:
         """The space as it is kept with the study, for :meth:`difference`."""
-        parameters = {
-            parameter.name: {
-                "distribution": json.loads(distribution_to_json(parameter.distribution)),
-                "when": {parent: list(values) for parent, values in parameter.when},
-                "labels": dict(parameter.labels),
-            }
-            for parameter in self.declared
-        }
+        parameters = {parameter.name: _entry(parameter) for parameter in self.declared}
         return json.dumps({"parameters": parameters, "constants": dict(self.constants)}, sort_keys=True)
 
     def difference(self, old_json: str) -> list[str]:
@@ -90,9 +88,19 @@ class Space:
         return lines
 
 
+def _entry(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "distribution": json.loads(distribution_to_json(parameter.distribution)),
+        "when": {parent: list(values) for parent, values in parameter.when},
+        "labels": dict(parameter.labels),
+    }
+
+
 def _changes(name: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -> list[str]:
-    if old is None or new is None:
-        return [f"{name}: new parameter {_words(new)}" if new is not None else f"{name}: is gone"]
+    if new is None:
+        return [f"{name}: is gone"]
+    if old is None:
+        return [f"{name}: new parameter, {_words(new)}"]
     lines = []
     if _words(old) != _words(new):
         lines.append(f"{name}: was {_words(old)}, is {_words(new)}")
@@ -111,9 +119,8 @@ def _condition(when: Mapping[str, list[Any]]) -> str:
     )
 
 
-def _words(entry: Mapping[str, Any] | None) -> str:
+def _words(entry: Mapping[str, Any]) -> str:
     """A stored distribution in words: ``float 0.0001 to 1.0, log``."""
-    assert entry is not None
     kind, attributes = entry["distribution"]["name"], entry["distribution"]["attributes"]
     if kind == "CategoricalDistribution":
         return "one of " + json.dumps(attributes["choices"])

@@ -1,0 +1,189 @@
+"""A study file, or a function's name, to a StudySpec."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpsearch.spec import layers
+from hpsearch.spec.compatibility import wrong_pruner, wrong_sampler
+from hpsearch.spec.explain import origins_of
+from hpsearch.spec.grammar import STUDY
+from hpsearch.spec.model import (
+    DEFAULT_DIRECTORY,
+    DEFAULT_STORAGE,
+    Budget,
+    ClusterSpec,
+    Component,
+    FailureLimit,
+    Metric,
+    Objective,
+    Plateau,
+    Resources,
+    Retry,
+    StudySpec,
+)
+from hpsearch.spec.objective import is_target
+from hpsearch.spec.readers import wrong_name
+from hpsearch.spec.tree import Item, Node, Report, printable
+from hpsearch.spec.yamlfile import parse, read_text
+
+if TYPE_CHECKING:
+    from hpsearch.space import Space
+
+_YAML = (".yaml", ".yml")
+
+
+def load_study(
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    options: Mapping[str, object] | None = None,
+) -> StudySpec:
+    """Read a study, all defaults filled in.
+
+    ``source`` is the path of a study file, or ``file.py:function`` or ``package.module:function`` for a study without
+    one. ``overrides`` are ``KEY=VALUE`` as typed, ``options`` values by dotted key, ``environ`` the environment
+    (``os.environ`` if None). The command line is stronger than the environment, that than the file, that than defaults.
+    No code of the user is run.
+
+    Raises StudyFileError with every problem there is.
+    """
+    report = Report()
+    text = ""
+    if is_target(source) and not source.endswith(_YAML):
+        root = Node({"objective": Node(source, layers.COMMAND_LINE, text=source)}, layers.COMMAND_LINE)
+    else:
+        label = printable(source, 300)
+        text = read_text(Path(source), label)
+        root = parse(text, label)
+    if not isinstance(root.value, dict):
+        report.add(root.where, "", f"must be a mapping such as {STUDY.example}")
+        report.check()
+    root = layers.lay(root, layers.environment_layer(os.environ if environ is None else environ, report))
+    root = layers.lay(root, layers.override_layer(overrides, report))
+    root = layers.lay(root, layers.option_layer(options or {}))
+    item = Item(root, "", report)
+    values = STUDY.read(item) or {}
+    _check_needed(item, from_file=bool(text))
+    spec = _spec(values, source, item)
+    report.check()
+    return replace(spec, source_text=text, origins=origins_of(root))
+
+
+def _check_needed(item: Item, *, from_file: bool) -> None:
+    if item.child("objective") is None:
+        item.problem("objective is needed, such as objective: train.py:train")
+    if from_file and item.child("metric") is None:
+        item.problem("metric is needed, such as metric: {name: accuracy, goal: maximize}")
+    elif from_file:
+        _check_goals(item)
+    budget = item.child("budget")
+    if budget is None or (budget.child("trials") is None and budget.child("time") is None):
+        remedy = "" if from_file else ": say --trials N or --timeout T"
+        (budget or item).problem(f"budget.trials or budget.time is needed{remedy}")
+    pruner = item.node.value.get("pruner") if isinstance(item.node.value, dict) else None
+    if pruner is not None and pruner.value is None:
+        item.report.add(pruner.where, "pruner", "is empty: write none, or leave the key out")
+
+
+def _check_goals(item: Item) -> None:
+    metric = item.child("metric")
+    assert metric is not None
+    for one in metric.elements() if isinstance(metric.node.value, list) else [metric]:
+        if isinstance(one.node.value, dict) and one.child("goal") is None:
+            one.problem("goal is needed: minimize or maximize")
+
+
+def _spec(values: Mapping[str, Any], source: str, item: Item) -> StudySpec:
+    """The spec of what was read; its holes don't matter where there were problems."""
+    from hpsearch.space import Space
+
+    objective = values.get("objective") or Objective(kind="module", target="", function="")
+    metrics = tuple(Metric(**metric) for metric in values.get("metric") or [{}])
+    space: Space = values.get("parameters") or Space()
+    sampler = values.get("sampler") or Component(name="tpe")
+    # Optuna's own default; it has none for several metrics
+    pruner = values.get("pruner") or Component(name="median" if len(metrics) == 1 else "none")
+    _check_together(item, values, space, len(metrics))
+    name = values.get("name") or _default_name(source, objective, item)
+    return StudySpec(
+        name=name,
+        objective=objective,
+        metrics=metrics,
+        parameters=space,
+        sampler=sampler,
+        pruner=pruner,
+        budget=_budget(values.get("budget") or {}),
+        resources=_resources(values.get("resources") or {}, item),
+        retry=Retry(**(values.get("retry") or {})),
+        storage=values.get("storage", DEFAULT_STORAGE),
+        cluster=_cluster(values.get("cluster") or {}, item),
+        seed=values.get("seed"),
+        directory=values.get("directory", DEFAULT_DIRECTORY),
+    )
+
+
+def _check_together(item: Item, values: Mapping[str, Any], space: "Space", n_metrics: int) -> None:
+    sampler, pruner = item.child("sampler"), item.child("pruner")
+    # an unusable space was reported already, and would only be reported again as a sampler's fault
+    usable = "parameters" in values or item.child("parameters") is None
+    if sampler is not None and "sampler" in values and usable:
+        wrong = wrong_sampler(values["sampler"], space, n_metrics)
+        if wrong is not None:
+            sampler.problem(wrong)
+    if pruner is not None and "pruner" in values:
+        wrong = wrong_pruner(values["pruner"], n_metrics)
+        if wrong is not None:
+            pruner.problem(wrong)
+
+
+def _default_name(source: str, objective: Objective, item: Item) -> str:
+    if source.endswith(_YAML):
+        name = Path(source).stem
+    elif objective.kind == "file":
+        name = Path(objective.target).stem
+    else:
+        name = objective.function
+    if objective.function and wrong_name(name) is not None:
+        item.problem("name is needed: the file's own name cannot be a study's")
+    return name
+
+
+def _budget(values: Mapping[str, Any]) -> Budget:
+    plateau, failures = values.get("plateau"), values.get("failures")
+    return Budget(
+        trials=values.get("trials"),
+        time_s=values.get("time"),
+        plateau=Plateau(**plateau) if plateau and "trials" in plateau else None,
+        failures=FailureLimit(**failures) if failures else None,
+    )
+
+
+def _resources(values: Mapping[str, Any], item: Item) -> Resources:
+    resources = item.child("resources")
+    if "cpus" in values and "cpus_per_rank" in values and resources is not None:
+        resources.problem("cpus and cpus_per_rank are the same: give one")
+    memory = values.get("memory")
+    given = {
+        "ranks": values.get("ranks"),
+        "gpus_per_rank": values.get("gpus_per_rank"),
+        "cpus_per_rank": values.get("cpus_per_rank", values.get("cpus")),
+        "memory_bytes": None if memory is None else round(memory),
+        "time_s": values.get("time"),
+        "no_progress_s": values.get("no_progress"),
+        "grace_s": values.get("grace"),
+    }
+    return Resources(**{key: value for key, value in given.items() if value is not None})
+
+
+def _cluster(values: Mapping[str, Any], item: Item) -> ClusterSpec:
+    kind = values.get("kind", "address" if "address" in values else "local")
+    cluster = item.child("cluster")
+    if cluster is not None and kind == "local" and "address" in values:
+        cluster.problem("address goes with kind: address")
+    if cluster is not None and kind == "address" and cluster.child("address") is None:
+        cluster.problem("kind: address needs an address, such as tcp://host:8786")
+    return ClusterSpec(kind=kind, workers=values.get("workers"), address=values.get("address"))
