@@ -60,10 +60,10 @@ def _n_values(parameter: "Parameter") -> int | None:
             return len(choices)
         case IntDistribution(low=low, high=high, step=step):
             return (high - low) // step + 1
-        case FloatDistribution(low=low, high=high, step=None):
-            return 1 if low == high else None
         case FloatDistribution(low=low, high=high, step=step):
-            return round((high - low) / step) + 1
+            if low == high:
+                return 1
+            return None if step is None else round((high - low) / step) + 1
         case _:
             return None
 

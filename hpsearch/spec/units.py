@@ -3,12 +3,11 @@
 import re
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_BYTES = {
-    **{"": 1, "B": 1},
-    **{f"{prefix}B": 1000**power for power, prefix in enumerate("kMGTP", start=1)},
-    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGTP", start=1)},
-}
-_BYTES_FOLDED = {unit.lower(): factor for unit, factor in _BYTES.items()}
+_PREFIXES = "kMGTP"
+_BYTES = {"": 1.0, "b": 1.0}
+for _power, _prefix in enumerate(_PREFIXES.lower(), start=1):
+    _BYTES[f"{_prefix}b"] = 1000.0**_power
+    _BYTES[f"{_prefix}ib"] = 1024.0**_power
 _PART = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([a-z]*)\s*")
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([a-zA-Z]*)")
 
@@ -31,7 +30,7 @@ def parse_duration(text: str) -> float:
 def parse_size(text: str) -> int:
     """Bytes of ``500MB`` (10^6 each), ``2GiB`` (2^30 each), ``1000``. Raises ValueError."""
     found = _SIZE.fullmatch(text.strip())
-    factor = _BYTES_FOLDED.get(found[2].lower()) if found else None
+    factor = _BYTES.get(found[2].lower()) if found else None
     if found is None or factor is None:
         raise ValueError("must be a size such as 500MB, 2GB or 2GiB")
     return round(float(found[1]) * factor)
@@ -48,7 +47,7 @@ def duration_words(seconds: float) -> str:
 
 def size_words(n_bytes: int) -> str:
     """``2 GB`` for 2000000000."""
-    for unit in ("PB", "TB", "GB", "MB", "kB"):
-        if n_bytes >= _BYTES[unit]:
-            return f"{n_bytes / _BYTES[unit]:.4g} {unit}"
+    for power in range(len(_PREFIXES), 0, -1):
+        if n_bytes >= 1000**power:
+            return f"{n_bytes / 1000**power:.4g} {_PREFIXES[power - 1]}B"
     return f"{n_bytes} bytes"
