@@ -218,4 +218,3 @@ def _interrupts(inbound: Inbound, *, enabled: bool) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-

@@ -2,7 +2,9 @@
 
 import logging
 import socket
+import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +55,7 @@ def open_local(plan: LocalPlan) -> Connection:
     Dask's own memory manager is off: it would pause or restart a worker for the memory of the ranks on it, and the
     ranks have their own limits. A task that loses its worker is never repeated by Dask: the lifecycle decides that.
     """
+    show_main = _hide_main()
     directory = tempfile.TemporaryDirectory(prefix="hpsearch-dask-", ignore_cleanup_errors=True)
     settings = {
         "distributed.scheduler.allowed-failures": 0,
@@ -73,5 +76,25 @@ def open_local(plan: LocalPlan) -> Connection:
         )
     client = Client(cluster, set_as_default=False)
     return Connection(
-        client=client, n_workers=plan.n_workers, closers=[directory.cleanup, cluster.close, client.close]
+        client=client,
+        n_workers=plan.n_workers,
+        closers=[show_main, directory.cleanup, cluster.close, client.close],
     )
+
+
+def _hide_main() -> Callable[[], None]:
+    """Keep worker processes from importing the caller's script; returns what undoes it.
+
+    Multiprocessing has every spawned process import the parent's main module first. Workers run none of it, and a
+    script that calls hpsearch without ``if __name__ == "__main__"`` would start a search in each of them. It lasts as
+    long as the cluster, because a nanny spawns its worker anew whenever that dies.
+    """
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__spec__ = None
+    vars(main).pop("__file__", None)
+
+    def show() -> None:
+        vars(main).update(hidden)
+
+    return show

@@ -138,9 +138,7 @@ class Attempts:
                 reason=ending.reason,
             )
         elif ending.cause is Cause.STOPPED:
-            self._announcer.say(
-                "trial.stopped", trial=command.trial, attempt=command.attempt, reason=ending.reason
-            )
+            self._announcer.say("trial.stopped", trial=command.trial, attempt=command.attempt, reason=ending.reason)
 
     def told(self, command: Tell) -> Callable[[], None]:
         """What to announce about the end of a trial, once it is committed."""

@@ -60,7 +60,7 @@ class Link:
         self._study = study
         self._run = uuid.uuid4().hex[:8]  # keeps the task keys of two runs apart
         self._plugin = SupervisorPlugin(self._client.id, imports, env, launcher_path)
-        self._futures: dict[RankKey, Future] = {}
+        self._futures: dict[RankKey, Future[list[dict[str, Any]]]] = {}
 
     @property
     def n_workers(self) -> int:

@@ -13,6 +13,7 @@ from hpsearch.coordinator.attempts import Attempts
 from hpsearch.coordinator.link import Arrived, Link, TaskDone
 from hpsearch.coordinator.orders import Orders
 from hpsearch.coordinator.proposals import Proposal, Proposals
+from hpsearch.errors import HpsearchError
 from hpsearch.events import (
     AnyCommand,
     AnyEvent,
@@ -42,7 +43,7 @@ from hpsearch.events import (
     WorkerLost,
 )
 from hpsearch.lifecycle import Lifecycle
-from hpsearch.storage import Request, StorageError, StudyStore
+from hpsearch.storage import Request, StudyStore
 from hpsearch.supervisor.plugin import RankKey
 from hpsearch.supervisor.task import ending_from_message
 
@@ -61,7 +62,7 @@ class Committed:
 class WritesFailed:
     """The storage gave up; nothing can be acknowledged any more."""
 
-    error: StorageError
+    error: HpsearchError
 
 
 Incoming = Arrived | TaskDone | Committed | WritesFailed | Request | AnyEvent
@@ -92,7 +93,7 @@ class Coordinator:
     """Runs one study to its end.
 
     Args:
-        store: open; its ``on_commit`` and ``on_error`` put :class:`Committed` and :class:`WritesFailed` into ``inbound``.
+        store: open; its callbacks put :class:`Committed` and :class:`WritesFailed` into ``inbound``.
         lifecycle: decides.
         link: carries.
         orders: writes what a rank is given.
@@ -128,13 +129,13 @@ class Coordinator:
         self._durable = 0  # the highest ticket known to be committed
         self._kill_by: float | None = None
         self._finish: Finish | None = None
-        self._error: StorageError | None = None
+        self._error: HpsearchError | None = None
 
     def run(self) -> Finish:
         """Until the search is over and everything is told.
 
         Raises:
-            StorageError: the storage refused a write for good; what ran was stopped.
+            StorageFailed: the storage refused a write for good; what ran was stopped.
         """
         for proposal in self._proposals.leftovers():
             self._found(proposal)
@@ -289,9 +290,7 @@ class Coordinator:
             match body["op"]:
                 case "suggest":
                     value = self._proposals.suggest(trial, body["name"], body["distribution"])
-                    self._link.send(
-                        self._workers[key], key, {"op": "suggested", "name": body["name"], "value": value}
-                    )
+                    self._link.send(self._workers[key], key, {"op": "suggested", "name": body["name"], "value": value})
                 case "user_attr":
                     self._proposals.set_user_attr(trial, body["key"], body["value"])
                 case "constraint":

@@ -72,6 +72,21 @@ class Proposals:
             values = tuple(frozen.values or ()) if frozen.state is TrialState.COMPLETE else ()
             yield causes[frozen.state], values
 
+    @property
+    def n_unfinished(self) -> int:
+        """Trials that run or wait."""
+        return len(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)))
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """The best trial; ``None`` when none succeeded, or with several objectives."""
+        if not self._single:
+            return None
+        try:
+            return self._study.best_trial
+        except ValueError:
+            return None
+
     def _with_params(self, trial: Trial) -> Proposal:
         self._open[trial.number] = trial
         for parameter in self._space:
@@ -167,5 +182,3 @@ def _until(frozen: FrozenTrial, step: int) -> FrozenTrial:
         intermediate_values=earlier,
         trial_id=frozen._trial_id,
     )
-
-

@@ -85,14 +85,14 @@ class Session:
         store = self._open_store()
         proposals = Proposals(store.study, self.spec.parameters)
         lifecycle = self._lifecycle(request, store, proposals)
-        if self.connection is None and not self._nothing_to_do(lifecycle, store):
+        if self.connection is None and not self._nothing_to_do(lifecycle, proposals):
             plan = plan_local(self.spec.cluster.workers, self.spec.resources.cpus_per_rank)
             self.connection = open_local(plan)
             self._exit.callback(self.connection.close)
         announcer = Announcer(store, self.listener)
-        self._say_started(announcer, store, lifecycle, request)
+        self._say_started(announcer, proposals, lifecycle, request)
         finish = self._coordinate(store, proposals, lifecycle, announcer, launcher, request)
-        self._say_finished(store, lifecycle, finish, time.monotonic() - began)
+        self._say_finished(proposals, lifecycle, finish, time.monotonic() - began)
         return Outcome(exit_code=finish.exit_code, reason=finish.reason)
 
     # -------------------------------------------------------------------------------------- opening
@@ -201,8 +201,8 @@ class Session:
             lifecycle.standing.count(cause, values)
         return lifecycle
 
-    def _nothing_to_do(self, lifecycle: Lifecycle, store: storage.StudyStore) -> bool:
-        return not store.n_unfinished and lifecycle.standing.over
+    def _nothing_to_do(self, lifecycle: Lifecycle, proposals: Proposals) -> bool:
+        return not proposals.n_unfinished and lifecycle.standing.over
 
     # -------------------------------------------------------------------------------------- running
 
@@ -248,18 +248,18 @@ class Session:
     # ------------------------------------------------------------------------------------- notices
 
     def _say_started(
-        self, announcer: Announcer, store: storage.StudyStore, lifecycle: Lifecycle, request: RankRequest
+        self, announcer: Announcer, proposals: Proposals, lifecycle: Lifecycle, request: RankRequest
     ) -> None:
         spec = self.spec
         announcer.say(
             "study.started",
             study=spec.name,
-            storage=storage.hide_password(spec.storage),
+            storage=storage.label(spec.storage),
             directory=str(Path(spec.directory) / spec.name),
             total=spec.budget.trials,
             time_s=spec.budget.time_s,
             done=lifecycle.standing.n_over,
-            resumed=store.n_unfinished,
+            resumed=proposals.n_unfinished,
             sampler=str(spec.sampler),
             pruner=str(spec.pruner),
             directions=[metric.goal for metric in spec.metrics],
@@ -267,9 +267,7 @@ class Session:
             slot=str(request),
         )
 
-    def _say_finished(
-        self, store: storage.StudyStore, lifecycle: Lifecycle, finish: Finish, duration_s: float
-    ) -> None:
+    def _say_finished(self, proposals: Proposals, lifecycle: Lifecycle, finish: Finish, duration_s: float) -> None:
         standing = lifecycle.standing
         fields: dict[str, Any] = {
             "reason": finish.reason,
@@ -278,21 +276,18 @@ class Session:
                 "complete": standing.n_complete,
                 "pruned": standing.n_pruned,
                 "failed": standing.n_failed,
-                "unfinished": store.n_unfinished,
+                "unfinished": proposals.n_unfinished,
             },
-            "best": self._best(store),
+            "best": self._best(proposals),
             "duration_s": duration_s,
             "resume": self.resume_command,
         }
         self.listener(Notice(kind="study.finished", time=time.time(), fields=fields))
 
-    def _best(self, store: storage.StudyStore) -> dict[str, Any] | None:
-        if len(self.spec.metrics) != 1:
+    def _best(self, proposals: Proposals) -> dict[str, Any] | None:
+        best = proposals.best
+        if best is None:
             return None
-        try:
-            best = store.study.best_trial
-        except ValueError:
-            return None  # no trial succeeded
         return {
             "trial": best.number,
             "values": list(best.values),

@@ -139,5 +139,3 @@ def _answers(path: str) -> bool:
     finally:
         probe.close()
     return True
-
-

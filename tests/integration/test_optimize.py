@@ -1,0 +1,211 @@
+"""``hpsearch.optimize`` with real processes: ordinary Optuna objectives, on any Dask client."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from distributed import Client, LocalCluster
+
+import hpsearch
+from hpsearch.api import StudyFailed
+from hpsearch.errors import UsageError
+from hpsearch.events import Notice
+from hpsearch.spec import Resources, Retry
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Somebody's own cluster, as in their tests."""
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    return f"sqlite:///{tmp_path}/study.db"
+
+
+def quadratic(trial: optuna.Trial) -> float:
+    x = trial.suggest_float("x", -10, 10)
+    kind = trial.suggest_categorical("kind", ["plain", "shifted"])
+    shift = trial.suggest_int("shift", 1, 3) if kind == "shifted" else 0
+    trial.set_user_attr("pid", os.getpid())
+    trial.set_constraint("positive", -x)
+    for step in range(3):
+        trial.report((x - shift) ** 2 + 3 - step, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return (x - shift) ** 2
+
+
+def test_an_ordinary_objective_runs_unchanged_and_isolated(client: Client, url: str) -> None:
+    study = hpsearch.optimize(quadratic, n_trials=12, direction="minimize", client=client, storage=url, study_name="q")
+    trials = study.trials
+    assert [trial.number for trial in trials] == list(range(12))
+    assert all(trial.state.is_finished() for trial in trials)
+    assert len({trial.user_attrs["pid"] for trial in trials}) == 12
+    assert all(trial.constraints == {"positive": -trial.params["x"]} for trial in trials)
+    for trial in trials:
+        assert ("shift" in trial.params) == (trial.params["kind"] == "shifted")
+        if trial.state is optuna.trial.TrialState.COMPLETE:
+            assert trial.value == pytest.approx((trial.params["x"] - trial.params.get("shift", 0)) ** 2)
+            assert sorted(trial.intermediate_values) == [0, 1, 2]
+
+
+def test_the_total_is_exact_over_several_calls(client: Client, url: str) -> None:
+    for total in (3, 5, 5):
+        study = hpsearch.optimize(quadratic, n_trials=total, client=client, storage=url, study_name="q")
+        assert len(study.trials) == total
+
+
+def test_two_objectives(client: Client, url: str) -> None:
+    def two(trial: optuna.Trial) -> tuple[float, float]:
+        x = trial.suggest_float("x", 0, 1)
+        return x, 1 - x
+
+    study = hpsearch.optimize(two, n_trials=4, directions=["minimize", "maximize"], client=client, storage=url)
+    assert all(sum(trial.values) == pytest.approx(1) for trial in study.trials)
+    assert study.best_trials
+
+
+def test_enqueued_trials_come_first(client: Client, url: str) -> None:
+    study = optuna.create_study(study_name="q", storage=url)
+    study.enqueue_trial({"x": 1.5, "kind": "plain"})
+    study.enqueue_trial({"x": 2.5, "kind": "plain"})
+    done = hpsearch.optimize(quadratic, n_trials=3, client=client, storage=url, study_name="q")
+    assert [trial.params["x"] for trial in done.trials[:2]] == [1.5, 2.5]
+    assert len(done.trials) == 3
+
+
+def test_a_grid_ends_by_itself(client: Client, url: str) -> None:
+    grid = {"x": [1.0, 2.0, 3.0], "kind": ["plain"]}
+    study = hpsearch.optimize(
+        quadratic,
+        n_trials=50,
+        client=client,
+        storage=url,
+        sampler=optuna.samplers.GridSampler(grid),
+        pruner=optuna.pruners.NopPruner(),
+    )
+    assert sorted(trial.params["x"] for trial in study.trials) == [1.0, 2.0, 3.0]
+
+
+def test_pruned_trials_stop_early(client: Client, url: str) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        for step in range(100):
+            trial.report(step, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return 1.0
+
+    study = _pruned(objective, client, url)
+    assert all(trial.state is optuna.trial.TrialState.PRUNED for trial in study.trials)
+    assert all(max(trial.intermediate_values) == 5 for trial in study.trials)
+
+
+def _pruned(objective: Any, client: Client, url: str) -> optuna.Study:
+    with pytest.raises(StudyFailed, match="no trial succeeded") as caught:
+        hpsearch.optimize(
+            objective,
+            n_trials=3,
+            client=client,
+            storage=url,
+            study_name="pruned",
+            pruner=optuna.pruners.ThresholdPruner(upper=4.5),
+        )
+    assert caught.value.exit_code == 3
+    return optuna.load_study(study_name="pruned", storage=url)
+
+
+def test_a_lost_worker_costs_an_attempt_and_no_trial(url: str, tmp_path: Path) -> None:
+    """The first rank to run kills the worker it sits on; the trial goes on elsewhere."""
+    notices: list[Notice] = []
+    flag = tmp_path / "struck"
+
+    def objective(trial: Any) -> float:
+        import psutil
+
+        if not flag.exists():
+            flag.touch()
+            launcher = psutil.Process(os.getppid())
+            launcher.parent().kill()
+        return float(trial.attempt)
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        study = hpsearch.optimize(
+            objective, n_trials=6, client=client, storage=url, study_name="lost", listener=notices.append
+        )
+    assert len(study.trials) == 6
+    assert all(trial.state is optuna.trial.TrialState.COMPLETE for trial in study.trials)
+    retried = [notice for notice in notices if notice.kind == "trial.retried"]
+    assert retried
+    assert all(notice.fields["cause"] == "lost" for notice in retried)
+    assert {trial.value for trial in study.trials} == {1.0, 2.0}
+
+
+def test_retries_by_cause_are_attempts_of_the_same_trial(client: Client, url: str) -> None:
+    def objective(trial: Any) -> float:
+        if trial.attempt < 3:
+            raise RuntimeError("not yet")
+        return float(trial.attempt)
+
+    study = hpsearch.optimize(
+        objective,
+        n_trials=2,
+        client=client,
+        storage=url,
+        retry=Retry(max=2, on=frozenset({"error"})),
+        resources=Resources(grace_s=1),
+    )
+    assert [trial.value for trial in study.trials] == [3.0, 3.0]
+
+
+def test_in_memory_after_the_call(client: Client, url: str) -> None:
+    study = hpsearch.optimize(quadratic, n_trials=2, client=client)
+    assert len(study.trials) == 2
+    assert not list(Path().glob("*.db"))
+
+
+def test_arguments_that_cannot_be_meant(client: Client) -> None:
+    with pytest.raises(UsageError, match="n_trials or timeout"):
+        hpsearch.optimize(quadratic, client=client)
+    with pytest.raises(UsageError, match="direction"):
+        hpsearch.optimize(quadratic, n_trials=1, direction="up", client=client)
+    with pytest.raises(UsageError, match="cannot be shipped"):
+        hpsearch.optimize(lambda trial, held=open(os.devnull): 1.0, n_trials=1, client=client)  # noqa: SIM115
+
+
+def test_a_plain_script_without_a_main_guard(tmp_path: Path) -> None:
+    script = tmp_path / "tune.py"
+    script.write_text(
+        textwrap.dedent("""
+        import hpsearch
+
+        def objective(trial):
+            return trial.suggest_float("x", 0, 1)
+
+        study = hpsearch.optimize(objective, n_trials=3, workers=1)
+        print("done", len(study.trials))
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done 3\n"
+    assert done.stderr == ""
