@@ -1,0 +1,115 @@
+"""``hpsearch run``: reads the study, hands it to the coordinator, shows what happens."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpsearch.cli.options import Invocation, holds_others, where_options, without_password
+from hpsearch.errors import HpsearchError
+
+if TYPE_CHECKING:
+    from hpsearch.spec import StudySpec
+
+
+Study = Annotated[
+    str, typer.Argument(metavar="STUDY", help="Study file, or objective: file.py:function, package.module:function.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of the study file: parameters.lr.max=0.1")
+]
+Storage = Annotated[
+    str | None, typer.Option(metavar="URL", help="Database: sqlite:///studies.db, postgresql://user@host/db.")
+]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the study in the database.")]
+Direction = Annotated[str | None, typer.Option(metavar="minimize|maximize", help="Goal of the metric.")]
+Trials = Annotated[int | None, typer.Option(metavar="N", help="Trials in total, those of earlier runs counted.")]
+Timeout = Annotated[str | None, typer.Option(metavar="TIME", help="Longest time of this run: 90s, 10m, 2h30m.")]
+Workers = Annotated[int | None, typer.Option(metavar="N", help="Local Dask workers to start.")]
+Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="An existing Dask scheduler to run on.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the study of this name and start over.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; start and write nothing.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object an event on stdout, the rest on stderr.")]
+
+
+def run(
+    context: typer.Context,
+    study: Study,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    name: Name = None,
+    direction: Direction = None,
+    trials: Trials = None,
+    timeout: Timeout = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    seed: Seed = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    plain: Plain = False,
+    json: Json = False,
+) -> None:
+    """Search, or go on with a search.
+
+    The same command continues where it was left: what is finished stays, what was cut off runs again.
+
+    Exit codes: 0 budget or target reached, 2 usage or study file, 3 no trial succeeded, 4 too many failures,
+    5 cluster or storage out of reach, 130 interrupted and resumable.
+    """
+    from hpsearch.spec import load_study
+
+    options: dict[str, object] = {
+        "storage": storage,
+        "name": name,
+        "metric.goal": direction,
+        "budget.trials": trials,
+        "budget.time": timeout,
+        "cluster.workers": workers,
+        "cluster.address": scheduler,
+        "seed": seed,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    spec = load_study(study, overrides or (), options=given)
+    if dry_run:
+        from hpsearch.cli.dry_run import plan
+
+        for line in plan(spec, fresh=fresh):
+            typer.echo(line)
+        return
+    invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(tuple(sys.argv[1:]))
+    raise typer.Exit(_search(spec, invocation, fresh=fresh, plain=plain, json=json))
+
+
+def _search(spec: "StudySpec", invocation: Invocation, *, fresh: bool, plain: bool, json: bool) -> int:
+    from hpsearch.console import Hints, choose_mode, open_console
+
+    mode = choose_mode(plain=plain, json=json, stream=sys.stdout, term=os.environ.get("TERM", ""))
+    name = spec.name if holds_others(spec.storage, spec.name) else None
+    hints = Hints(
+        study=spec.name,
+        program=invocation.program,
+        where=where_options(spec.storage, name),
+        storage=without_password(spec.storage),
+    )
+    resume = invocation.resume_command()
+    console = open_console(mode, hints)
+    try:
+        with console:
+            from hpsearch.api import run_study
+
+            outcome = run_study(spec, listener=console, fresh=fresh, resume_command=resume, interrupts=True)
+    except HpsearchError:
+        if console.begun and not console.finished:
+            typer.echo(f"resume: {resume}", err=True)
+        raise
+    finally:
+        _say_fault(console.fault)
+    return outcome.exit_code
+
+
+def _say_fault(fault: Exception | None) -> None:
+    if fault is not None and not isinstance(fault, OSError):
+        typer.echo(f"hpsearch: the view failed, not the search: {type(fault).__name__}: {fault}", err=True)
