@@ -1,0 +1,1 @@
+"""One rank's keeper and log, and the Dask task around them."""

@@ -1,0 +1,431 @@
+"""What a training job sees: its parameters, its place in the gang, its checkpoints, and whether to go on.
+
+:class:`Trial` is an ``optuna.trial.BaseTrial``, so an ordinary Optuna objective runs unchanged. It lives in a rank's
+own process and talks to the supervisor in lines of JSON over a socket; nothing of it reaches a database.
+"""
+
+import datetime
+import json
+import math
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.trial import BaseTrial
+
+from hpsearch import checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_LINE = 1 << 20  # bytes of one message
+CHUNK = 1 << 16
+
+Choice = TypeVar("Choice")
+
+
+class TrialStopped(BaseException):
+    """The supervisor asks this attempt to end; raised by the next call that talks to it.
+
+    Not an ``Exception``, so that ``except Exception`` in a training loop lets it pass.
+    """
+
+
+class Line:
+    """A rank's end of the channel to its supervisor: JSON objects, one a line, both ways. Threads may share it."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._heard = b""
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
+
+    def assignment(self) -> dict[str, Any]:
+        """The first line, which says what to do; of any length, since an objective may travel in it."""
+        while b"\n" not in self._heard:
+            data = self._channel.recv(CHUNK)
+            if not data:
+                raise EOFError("the supervisor left before it said what to do")
+            self._heard += data
+        line, _, self._heard = self._heard.partition(b"\n")
+        return dict(json.loads(line))
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Send one message; ValueError for one that is too long."""
+        line = json.dumps(message).encode() + b"\n"
+        if len(line) > MAX_LINE:
+            raise ValueError(f"{message['op']}: {len(line)} bytes are too long, the limit is {MAX_LINE}")
+        with self._sending:
+            self._channel.sendall(line)
+
+    def receive(self, take: Callable[[dict[str, Any]], None], until: Callable[[], bool] | None = None) -> None:
+        """Hand what has come to ``take``; given ``until``, wait for more as long as that is false.
+
+        Raises:
+            TrialStopped: nobody is at the other end any more.
+        """
+        if not self._receiving.acquire(blocking=until is not None):
+            return  # another thread is at it
+        try:
+            self._pull(take, socket.MSG_DONTWAIT)
+            while until is not None and not until():
+                self._pull(take, 0)
+        finally:
+            self._receiving.release()
+
+    def _pull(self, take: Callable[[dict[str, Any]], None], flags: int) -> None:
+        try:
+            data = self._channel.recv(CHUNK, flags)
+        except BlockingIOError:
+            return
+        if not data:
+            raise TrialStopped("the supervisor is gone")
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        for line in lines:
+            take(json.loads(line))
+
+
+@dataclass(frozen=True, slots=True)
+class StudyView:
+    """The little that a training job may know of its study."""
+
+    study_name: str
+    directions: tuple[str, ...]
+
+    @property
+    def direction(self) -> str:
+        """Of a study with one objective: "minimize" or "maximize"."""
+        return self.directions[0]
+
+
+class Trial(BaseTrial):
+    """One trial as its training job sees it. Made by hpsearch; threads may share it, forked processes may not.
+
+    ``params`` holds all parameters of a declared space from the start, constants included. Times are naive local time,
+    as Optuna has them.
+    """
+
+    attempt: int  # counts from 1; a resumed or retried trial has a higher one
+    rank: int
+    local_rank: int
+    world_size: int
+    seed: int | None  # Python's, NumPy's and torch's generators were seeded with it
+    directory: Path  # of this trial, for files of its own; the same in every attempt
+    resumed_step: int  # the step to go on with, as load() gave it; 0 on a fresh start
+
+    def __init__(self, assignment: Mapping[str, Any], line: Line | None) -> None:
+        self._line = line
+        self._number = int(assignment["trial"])
+        self.attempt, self.seed = assignment["attempt"], assignment["seed"]
+        self.rank, self.local_rank = assignment["rank"], assignment["local_rank"]
+        self.world_size = assignment["world_size"]
+        self.directory = Path(assignment["directory"])
+        self.resumed_step = 0
+        self.study = StudyView(assignment["study"], tuple(assignment["directions"]))
+        self._params: dict[str, Any] = dict(assignment["params"])
+        self._distributions = {k: json_to_distribution(v) for k, v in assignment["distributions"].items()}
+        self._user_attrs: dict[str, Any] = dict(assignment["user_attrs"])
+        self._constraints: dict[str, float] = {}
+        self._datetime_start = datetime.datetime.fromisoformat(assignment["datetime_start"])
+        self._reported: set[int] = set()
+        self._last_step: int | None = None
+        self._next_decision_step: int | None = assignment["next_decision_step"]
+        self._pruned = False
+        self._stop_reason: str | None = None
+        self._answers: dict[str, dict[str, Any]] = {}  # to suggestions, by name
+        self._lock = threading.RLock()
+
+    # ------------------------------------------------------------------------------------- parameters
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """As in Optuna. ValueError if the study knows the parameter with another range."""
+        return float(self._suggest(name, FloatDistribution(low, high, log=log, step=step)))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """As in Optuna. ValueError if the study knows the parameter with another range."""
+        return int(self._suggest(name, IntDistribution(low, high, log=log, step=step)))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Choice]) -> Choice:
+        """As in Optuna. ValueError if the study knows the parameter with other choices."""
+        value: Choice = self._suggest(name, CategoricalDistribution(choices))  # type: ignore[arg-type]
+        return value
+
+    def suggest_uniform(self, name: str, low: float, high: float) -> float:
+        """Deprecated in Optuna: ``suggest_float``."""
+        return self.suggest_float(name, low, high)
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        """Deprecated in Optuna: ``suggest_float(log=True)``."""
+        return self.suggest_float(name, low, high, log=True)
+
+    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
+        """Deprecated in Optuna: ``suggest_float(step=q)``."""
+        return self.suggest_float(name, low, high, step=q)
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        known = self._distributions.get(name)
+        if known is not None and not _equal(known, distribution):
+            raise ValueError(f"parameter {name!r} is {known} in this study, not {distribution}")
+        if name not in self._params:
+            self._params[name] = self._ask(name, distribution)
+            self._distributions[name] = distribution
+        return self._params[name]
+
+    def _ask(self, name: str, distribution: BaseDistribution) -> Any:
+        self._hear()
+        self._say({"op": "suggest", "name": name, "distribution": distribution_to_json(distribution)})
+        self._hear(until=lambda: name in self._answers)
+        answer = self._answers.pop(name)
+        if answer["op"] == "refused":
+            raise ValueError(answer["message"])
+        if isinstance(distribution, CategoricalDistribution):  # a tuple comes back from JSON as a list
+            told = json.dumps(answer["value"])
+            return next(choice for choice in distribution.choices if json.dumps(choice) == told)
+        return answer["value"]
+
+    # ---------------------------------------------------------------------------------------- reports
+
+    def report(self, value: float, step: int, **more_metrics: float) -> None:
+        """Report the metric, and any others beside it, at a step (an epoch, say). Never waits.
+
+        The first report of a step counts; another one for the same step is ignored with a warning.
+
+        Raises:
+            TypeError: something is no number.
+            ValueError: the step is negative.
+            NotImplementedError: in a study with several objectives, as in Optuna.
+            TrialStopped: this attempt shall end.
+        """
+        if len(self.study.directions) > 1:
+            raise NotImplementedError("Trial.report is not supported for multi-objective optimization.")
+        value = _float("value", value)
+        metrics = {name: _float(name, metric) for name, metric in more_metrics.items()}
+        try:
+            step = int(step)
+        except (TypeError, ValueError):
+            raise TypeError(f"`step` is of type {type(step).__name__!r} but must be an int") from None
+        if step < 0:
+            raise ValueError(f"`step` is {step} but must not be negative")
+        with self._lock:
+            self._last_step = step
+            if step in self._reported:
+                warnings.warn(f"step {step} is already reported: this report is ignored", stacklevel=2)
+                return
+            self._reported.add(step)
+        # Said before a stop is heard: a checkpoint of this step may exist, and then no other attempt reports it.
+        self._say({"op": "report", "step": step, "value": value, "metrics": metrics})
+        self._hear()
+
+    def should_prune(self) -> bool:
+        """Whether to stop here and ``raise optuna.TrialPruned``. Waits only at steps at which the pruner decides.
+
+        Raises:
+            TrialStopped: this attempt shall end.
+        """
+        self._hear(until=self._is_decided)
+        return self._pruned
+
+    def _is_decided(self) -> bool:
+        with self._lock:
+            last, decision = self._last_step, self._next_decision_step
+            return self._pruned or last is None or decision is None or last < decision
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Keep something that JSON can express with the trial. TypeError for anything else."""
+        self._user_attrs[key] = value
+        self._say({"op": "user_attr", "key": key, "value": value})
+
+    def set_constraint(self, key: str, value: float) -> None:
+        """As in Optuna: the trial is feasible if all constraints are zero or less; the first value of a key counts."""
+        value = _float(key, value)
+        if math.isnan(value):
+            raise ValueError(f"constraint {key!r} must not be NaN")
+        if key in self._constraints:
+            warnings.warn(f"constraint {key!r} is already set: this value is ignored", stacklevel=2)
+            return
+        self._constraints[key] = value
+        self._say({"op": "constraint", "key": key, "value": value})
+
+    # -------------------------------------------------------------------------------------- the channel
+
+    def _say(self, message: Mapping[str, Any]) -> None:
+        if self._line is not None:
+            self._line.send(message)
+
+    def _hear(self, until: Callable[[], bool] | None = None) -> None:
+        if self._line is not None:
+            self._line.receive(self._take, until and (lambda: self._stop_reason is not None or until()))
+        if self._stop_reason is not None:
+            raise TrialStopped(self._stop_reason)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        match message["op"]:
+            case "verdict":
+                with self._lock:
+                    self._next_decision_step = message["next_step"]
+                    self._pruned = self._pruned or message["verdict"] == "prune"
+            case "suggested" | "refused":
+                self._answers[message["name"]] = message
+            case "stop":
+                self._stop_reason = message["reason"]
+
+    # ------------------------------------------------------------------------------------- checkpoints
+
+    def save(self, state: Mapping[str, Any], step: int) -> None:
+        """Keep the state of the training after ``step``, so that another attempt can go on from there.
+
+        Args:
+            state: objects with ``state_dict()`` (models, optimizers, schedulers, scalers), tensors, numbers, text, and
+                lists and dicts of these, by name. Generators of random numbers are not part of it unless given.
+            step: the last step that is done.
+
+        Only rank 0 writes. The last two checkpoints are kept.
+
+        Raises:
+            hpsearch.errors.CheckpointError: the state cannot be kept or written.
+        """
+        if not self.is_main:
+            return
+        with self._lock:
+            path = checkpoint.save(self.directory / "checkpoints", state, step)
+        self._say({"op": "saved", "step": step, "path": str(path)})
+
+    def load(self, state: MutableMapping[str, Any]) -> int:
+        """Restore the last good checkpoint into ``state`` and return the next step to run; 0 if there is none.
+
+        Objects with ``load_state_dict()`` are changed in place; for plain values the entry of ``state`` is replaced.
+
+        Raises:
+            hpsearch.errors.CheckpointError: the checkpoint is sound but of other objects than these.
+        """
+        self.resumed_step = checkpoint.load(self.directory / "checkpoints", state, repair=self.is_main)
+        return self.resumed_step
+
+    # --------------------------------------------------------------------------------------- properties
+
+    @property
+    def device(self) -> "torch.device":
+        """This rank's GPU, or the CPU."""
+        import torch
+
+        n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return torch.device("cuda", self.local_rank % n_devices) if n_devices else torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, whose reports, result and checkpoints count."""
+        return self.rank == 0
+
+    @property
+    def number(self) -> int:
+        """Of the trial in its study, from 0."""
+        return self._number
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Values by name."""
+        return self._params
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Distributions by name; constants have none."""
+        return self._distributions
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """What set_user_attr was given, in earlier attempts too."""
+        return self._user_attrs
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """What set_constraint was given."""
+        return self._constraints
+
+    @property
+    def datetime_start(self) -> datetime.datetime | None:
+        """When the trial began, in its first attempt."""
+        return self._datetime_start
+
+
+class StandIn(Trial):
+    """The trial of a script that no search runs: middle values, printed reports, no pruning, no checkpoints."""
+
+    def __init__(self, defaults: Mapping[str, Any]) -> None:
+        assignment = {
+            "study": "none", "trial": 0, "attempt": 1, "rank": 0, "local_rank": 0, "world_size": 1, "seed": None,
+            "params": defaults, "distributions": {}, "user_attrs": {}, "directory": ".", "directions": ["minimize"],
+            "next_decision_step": None, "datetime_start": datetime.datetime.now().isoformat(),
+        }  # fmt: skip
+        super().__init__(assignment, None)
+
+    def _ask(self, name: str, distribution: BaseDistribution) -> Any:
+        return _middle(distribution)
+
+    def report(self, value: float, step: int, **more_metrics: float) -> None:
+        """Print it."""
+        super().report(value, step, **more_metrics)
+        more = "".join(f" {name}={metric:g}" for name, metric in more_metrics.items())
+        sys.stdout.write(f"step {step}: {value:g}{more}\n")
+
+    def save(self, state: Mapping[str, Any], step: int) -> None:
+        """Nothing: there is no trial to keep it with."""
+
+    def load(self, state: MutableMapping[str, Any]) -> int:
+        """Always a fresh start: 0."""
+        return 0
+
+
+_current: Trial | None = None
+
+
+def current(**defaults: Any) -> Trial:
+    """The trial that this process runs, or a stand-in when the script runs by itself.
+
+    Args:
+        defaults: parameters of the stand-in; a search has its own. Others that the script suggests get the middle of
+            their range, or their first choice.
+    """
+    return _current if _current is not None else StandIn(defaults)
+
+
+def enter(trial: Trial) -> None:
+    """Make it the trial of this process. For the rank process."""
+    global _current
+    _current = trial
+
+
+def _float(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name!r} is of type {type(value).__name__!r} but must be a number") from None
+
+
+def _equal(known: BaseDistribution, asked: BaseDistribution) -> bool:
+    return known == asked or distribution_to_json(known) == distribution_to_json(asked)
+
+
+def _middle(distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    middle = math.sqrt(low * high) if distribution.log else (low + high) / 2
+    if distribution.step and not distribution.log:
+        middle = low + distribution.step * ((high - low) / distribution.step // 2)
+    return round(middle) if isinstance(distribution, IntDistribution) else middle
