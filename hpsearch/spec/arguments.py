@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from hpsearch.spec.compatibility import MAX_GRID
 from hpsearch.spec.components import Catalog, Kind, defaults, load_class, make, nested_catalog, signature
 from hpsearch.spec.model import Component
 from hpsearch.spec.objective import NotFound, check_module, importable
@@ -98,11 +99,11 @@ class ComponentReader:
             sound = False
         words = {ours: word for word, ours in kind.renamed.items()}
         for word in dict.fromkeys((*needed, *kind.required)):
-            if sound and word not in arguments and not (name == "grid" and word == "search_space"):
+            if sound and word not in arguments and word not in kind.derived:
                 (given or item).problem(f"{name} needs {words.get(word, word)}")
                 sound = False
         component = Component(name=name, arguments=arguments)
-        return component if sound and _can_be_made(given or item, component, kind, self.catalog) else None
+        return component if sound and _can_be_made(given or item, component, self.catalog) else None
 
     def schema(self) -> dict[str, Any]:
         forms: list[dict[str, Any]] = [
@@ -135,8 +136,7 @@ def required_words(kind: Kind) -> list[str]:
     """Arguments that must be given, in the study file's words."""
     _, needed = argument_types(kind.path, tuple(sorted(kind.types.items())))
     words = {ours: word for word, ours in kind.renamed.items()}
-    derived = {"search_space"}  # of grid: taken from the parameters
-    return [words.get(word, word) for word in dict.fromkeys((*needed, *kind.required)) if word not in derived]
+    return [words.get(word, word) for word in dict.fromkeys((*needed, *kind.required)) if word not in kind.derived]
 
 
 def kind_schema(kind: Kind) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _argument(item: Item, name: str, annotation: str) -> Any:
     elif name in _LIMITS and isinstance(found, int | float):
         low, high = _LIMITS[name]
         if not low <= found <= high:
-            item.expected(f"from {low:g} to {high:g}" if high < MAX_INT else f"at least {low:g}")
+            item.expected(f"from {low} to {high}" if high < MAX_INT else f"at least {low}")
             return _ANYTHING
     return found
 
@@ -215,11 +215,16 @@ def _mapping(item: Item, *, lists: bool) -> Any:
     if not isinstance(item.node.value, dict) or not item.node.value:
         item.expected("a mapping of parameters")
         return _ANYTHING
+    n_points = 1
     for _, child in item.children():
         nodes = list(child.elements()) if lists else [child]
+        n_points *= len(nodes)
         if not nodes or any(isinstance(node.node.value, list | dict) for node in nodes):
             child.expected("a list of values" if lists else "a value")
             return _ANYTHING
+    if n_points > MAX_GRID:  # Optuna would build them all in memory
+        item.problem(f"is a grid of {n_points:.3g} points: at most {MAX_GRID}")
+        return _ANYTHING
     return plain(item.node)
 
 
@@ -234,17 +239,31 @@ def _matrix(item: Item) -> Any:
     return plain(item.node)
 
 
-def _can_be_made(item: Item, component: Component, kind: Kind, catalog: Catalog) -> bool:
+def _can_be_made(item: Item, component: Component, catalog: Catalog) -> bool:
     """Make one and throw it away: Optuna knows best which values go together."""
     if not _resources_fit(item, component.arguments):
         return False
-    if not kind.quick or component.name == "grid":  # a grid is made from the whole space, later
+    if not _is_quick(component.name, component.arguments, catalog):
         return True
     try:
         make(component, catalog)
     except Exception as error:
         item.problem(f"{component.name}: {printable(' '.join(str(error).split()), 200)}")
         return False
+    return True
+
+
+def _is_quick(name: str, arguments: Mapping[str, Any], catalog: Catalog) -> bool:
+    """Whether making a component, with those inside it, imports nothing large and needs nothing else."""
+    if name not in catalog or not catalog[name].quick:
+        return False
+    types = signature(load_class(catalog[name].path))
+    for key, value in arguments.items():
+        inner = nested_catalog(types.get(key, ""))
+        if inner is not None and value is not None:
+            [(inner_name, inner_arguments)] = value.items()
+            if not _is_quick(inner_name, inner_arguments, inner):
+                return False
     return True
 
 

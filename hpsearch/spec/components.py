@@ -26,7 +26,8 @@ class Kind:
     types: Mapping[str, str] = field(default_factory=dict)  # narrower than Optuna's, or only ours
     defaults: Mapping[str, Any] = field(default_factory=dict)
     required: tuple[str, ...] = ()
-    quick: bool = True  # making one imports nothing large
+    derived: tuple[str, ...] = ()  # taken from the study if not given
+    quick: bool = True  # can be made at once: imports nothing large, needs nothing of the study
 
 
 Catalog = Mapping[str, Kind]
@@ -44,7 +45,7 @@ _GENETIC = {
 SAMPLERS: dict[str, Kind] = {
     "tpe": Kind(path="optuna.samplers:TPESampler", left_out={"gamma": _FUNCTION, "weights": _FUNCTION, **_CONSTRAINTS}),
     "random": Kind(path="optuna.samplers:RandomSampler"),
-    "grid": Kind(path="optuna.samplers:GridSampler"),
+    "grid": Kind(path="optuna.samplers:GridSampler", derived=("search_space",), quick=False),
     "cmaes": Kind(path="optuna.samplers:CmaEsSampler", needs=("cmaes",), left_out={"source_trials": _TRIALS}),
     "gp": Kind(path="optuna.samplers:GPSampler", needs=("scipy", "torch"), left_out=_CONSTRAINTS, quick=False),
     "nsgaii": Kind(path="optuna.samplers:NSGAIISampler", left_out=_GENETIC),

@@ -1,6 +1,6 @@
 """``when``: checked against the parameters that it names, and put in an order in which parents come first."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 from hpsearch.spec.parameters import Draft, plain
@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from hpsearch.space import Condition, Space
 
 
-def ordered(drafts: Mapping[str, Draft], constants: Mapping[str, Item]) -> "Space":
-    """The space of these parameters; a parameter whose condition a constant rules out is left away."""
+def ordered(drafts: Mapping[str, Draft], constants: Mapping[str, Item], broken: Set[str]) -> "Space":
+    """The space of these parameters; a parameter whose condition a constant rules out is left away.
+
+    What names one of the ``broken`` parameters is not reported: what is wrong with those already was.
+    """
     from hpsearch.space import Parameter, Space
 
-    ordering = _Ordering(drafts, constants)
+    ordering = _Ordering(drafts, constants, broken)
     for name in drafts:
         ordering.visit(name)
     declared = tuple(
@@ -31,8 +34,8 @@ MAX_CHAIN = 50
 class _Ordering:
     """Depth first, so that a parameter is done after all that its conditions name."""
 
-    def __init__(self, drafts: Mapping[str, Draft], constants: Mapping[str, Item]) -> None:
-        self._drafts, self._constants = drafts, constants
+    def __init__(self, drafts: Mapping[str, Draft], constants: Mapping[str, Item], broken: Set[str]) -> None:
+        self._drafts, self._constants, self._broken = drafts, constants, broken
         self._open: list[str] = []
         self.done: dict[str, tuple[Condition, ...] | None] = {}  # None: never active
 
@@ -51,6 +54,8 @@ class _Ordering:
                 item.problem(f"more than {MAX_CHAIN} conditions in a chain")
             elif parent in self._constants:
                 possible = possible and plain(self._constants[parent].node) in wanted
+            elif parent in self._broken:
+                continue
             elif parent not in self._drafts:
                 known = [*self._drafts, *self._constants]
                 item.problem(f"there is no parameter {shown(parent)}{suggestion(parent, known)}")

@@ -168,5 +168,10 @@ STUDY = Section(
         "directory": Field(Text("a directory's path"), "Logs and checkpoints go to <directory>/<name>/."),
     },
     "{objective: train.py:train, metric: {name: accuracy, goal: maximize}, budget: {trials: 20}}",
-    hints={"direction": ": write metric: {goal: ...}", "n_trials": ": write budget: {trials: ...}"},
+    hints={
+        "direction": ": write metric: {goal: ...}",
+        "n_trials": ": write budget: {trials: ...}",
+        "command": ": write objective: path/to/file.py:function",
+        "constraints": ": call trial.set_constraint in the objective",
+    },
 )

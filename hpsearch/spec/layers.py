@@ -1,5 +1,6 @@
 """Lays environment variables and the command line over the tree of a study file."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -41,6 +42,7 @@ def override_layer(overrides: Sequence[str], report: Report) -> Layer:
     layer: Layer = {}
     for override in overrides:
         key, equals, text = override.partition("=")
+        key = re.sub(r"\[(\d+)\]", r".\1", key)  # metric[0].goal, as messages have it
         if not equals:
             report.add(COMMAND_LINE, "", f"'{printable(override)}' must be KEY=VALUE, such as budget.trials=20")
         else:
@@ -64,12 +66,15 @@ def node_of(value: object, where: str) -> Node:
     return Node(plain, where, text=str(value))
 
 
-def lay(root: Node, layer: Layer) -> Node:
+def lay(root: Node, layer: Layer, report: Report) -> Node:
     """The tree with a layer over it; ``root`` itself stays as it is."""
     if "cluster.address" in layer and "cluster.kind" not in layer:
         layer = {**layer, "cluster.kind": node_of("address", layer["cluster.address"].where)}
     for key, node in layer.items():
-        root = _set(root, key.split("."), node, folded=node.where.startswith("environment"))
+        try:
+            root = _set(root, key.split("."), node, folded=node.where.startswith("environment"))
+        except LookupError as error:
+            report.add(node.where, printable(key), str(error.args[0]))
     return root
 
 
@@ -86,10 +91,12 @@ def _add(layer: Layer, key: str, text: str, where: str, report: Report) -> None:
 
 
 def _set(node: Node, path: list[str], value: Node, *, folded: bool) -> Node:
-    """A copy of ``node`` with ``value`` at ``path``; whatever is no mapping on the way gives way to one."""
+    """A copy of ``node`` with ``value`` at ``path``; a scalar on the way gives way to a mapping."""
     if not path:
         return value
-    if isinstance(node.value, list) and path[0].isascii() and path[0].isdigit() and int(path[0][:9]) < len(node.value):
+    if isinstance(node.value, list):
+        if path[0] not in (numbers := [str(index) for index in range(len(node.value))]):
+            raise LookupError(f"goes into a list of {len(numbers)}: give the whole list, or a number from 0")
         elements = list(node.value)
         elements[int(path[0])] = _set(elements[int(path[0])], path[1:], value, folded=folded)
         return replace(node, value=elements)

@@ -58,13 +58,13 @@ def load_study(
     else:
         label = printable(source, 300)
         text = read_text(Path(source), label)
-        root = parse(text, label)
+        root = parse(text, label, report)
     if not isinstance(root.value, dict):
         report.add(root.where, "", f"must be a mapping such as {STUDY.example}")
         report.check()
-    root = layers.lay(root, layers.environment_layer(os.environ if environ is None else environ, report))
-    root = layers.lay(root, layers.override_layer(overrides, report))
-    root = layers.lay(root, layers.option_layer(options or {}))
+    root = layers.lay(root, layers.environment_layer(os.environ if environ is None else environ, report), report)
+    root = layers.lay(root, layers.override_layer(overrides, report), report)
+    root = layers.lay(root, layers.option_layer(options or {}), report)
     item = Item(root, "", report)
     values = STUDY.read(item) or {}
     _check_needed(item, from_file=bool(text))

@@ -49,7 +49,7 @@ class ParametersReader:
             return None
         reading = _Reading()
         reading.group(item, "", {})
-        return ordered(reading.drafts, reading.constants)
+        return ordered(reading.drafts, reading.constants, reading.broken)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": {"$ref": "#/$defs/parameter"}}
@@ -60,6 +60,11 @@ class _Reading:
         self.drafts: dict[str, Draft] = {}
         self.constants: dict[str, Item] = {}
         self._seen: set[str] = set()
+
+    @property
+    def broken(self) -> set[str]:
+        """Parameters that are there, but wrong."""
+        return self._seen - self.drafts.keys() - self.constants.keys()
 
     def group(self, item: Item, prefix: str, when: dict[str, Item]) -> None:
         for key, child in item.children():
@@ -130,11 +135,12 @@ def plain(node: Node) -> Any:
     return node.value
 
 
-def _only(item: Item, known: tuple[str, ...]) -> None:
-    if isinstance(item.node.value, dict):
-        for key in item.node.value:
-            if key not in known:
-                item.unknown(key, known, _HINTS.get(key, ""))
+def _only(item: Item, known: tuple[str, ...]) -> bool:
+    """Report all other keys; whether there was none."""
+    others = [key for key in item.node.value if key not in known] if isinstance(item.node.value, dict) else []
+    for key in others:
+        item.unknown(key, known, _HINTS.get(key, ""))
+    return not others
 
 
 def _values(item: Item) -> "tuple[BaseDistribution | None, dict[str, Any]]":
@@ -184,10 +190,11 @@ def _categorical(choices: list[Any]) -> "BaseDistribution":
 def _range(item: Item) -> "BaseDistribution | None":
     from optuna.distributions import FloatDistribution, IntDistribution
 
-    _only(item, RANGE_KEYS)
+    known = _only(item, RANGE_KEYS)
     children = {key: item.child(key) for key in RANGE_KEYS}
     if children["min"] is None and children["max"] is None:
-        item.problem(f"must be {', '.join(SHAPES[:-1])} or {SHAPES[-1]}")
+        if known:
+            item.problem(f"must be {', '.join(SHAPES[:-1])} or {SHAPES[-1]}")
         return None
     for key in ("min", "max"):
         if children[key] is None:

@@ -41,8 +41,7 @@ class Whole:
                 return value
             item.expected(f"from {self.low} to {self.high}")
         else:
-            got = f"'{item.node.text}'" if item.node.text.startswith("+") else shown(value)
-            item.problem(f"must be a whole number from {self.low} to {self.high} (got {got})")
+            item.expected(f"a whole number from {self.low} to {self.high}")
         return None
 
     def schema(self) -> dict[str, Any]:
@@ -167,14 +166,14 @@ class Quantity:
             try:
                 value = self.parse(item.node.value)
             except ValueError as error:
-                item.problem(f"{error} (got {shown(item.node.value)})")
+                item.problem(f"{error} (got {item.shown})")
                 return None
         if value is None:
             item.expected("a number, or one with a unit")
         elif value < 0 or (value == 0 and not self.zero):
             item.expected("0 or more" if self.zero else "more than 0")
         elif value > self.high:
-            item.problem(f"is more than anything there is (got {shown(item.node.value)})")
+            item.problem(f"is more than anything there is (got {item.shown})")
         else:
             return value
         return None

@@ -1,6 +1,7 @@
 """Values with the place they were written at, and the list of everything wrong with them."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -30,9 +31,9 @@ class Report:
         self._problems[Problem(where, key, message)] = None
 
     def check(self) -> None:
-        """Raise StudyFileError if there was any problem."""
+        """Raise StudyFileError if there was any problem; those of a file in the order of its lines."""
         if self._problems:
-            raise StudyFileError(list(self._problems))
+            raise StudyFileError(sorted(self._problems, key=_place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,14 @@ class Item:
 
     def expected(self, wish: str) -> None:
         """Report ``must be <wish> (got <this>)``."""
-        self.problem(f"must be {wish} (got {shown(self.node.value)})")
+        self.problem(f"must be {wish} (got {self.shown})")
+
+    @property
+    def shown(self) -> str:
+        """The value in a message; a number as it was written."""
+        value = self.node.value
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return printable(self.node.text) if is_number and self.node.text else shown(value)
 
     def child(self, key: str) -> "Item | None":
         """The value under ``key``; None where there is none, or it is left empty."""
@@ -73,6 +81,11 @@ class Item:
         """Report a key that has no meaning here, with the nearest that has."""
         where = self.node.keys.get(key, self.node.where)
         self.report.add(where, joined(self.key, key), "unknown key" + (hint or suggestion(key, known)))
+
+
+def _place(problem: Problem) -> tuple[int, int]:
+    found = re.search(r":(\d+):(\d+)$", problem.where)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def joined(*keys: str) -> str:

@@ -7,6 +7,7 @@ their type from the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-co
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,11 @@ def read_text(path: Path, label: str) -> str:
         raise StudyFileError([Problem(f"{label}:{line}", "", "is not UTF-8 text")]) from None
 
 
-def parse(text: str, label: str) -> Node:
-    """The tree of a study file. Raises StudyFileError with every problem that can be told apart."""
-    report = Report()
+def parse(text: str, label: str, report: Report) -> Node:
+    """The tree of a study file.
+
+    A key that is there twice, a tag and the like go to ``report``; StudyFileError is raised where nothing can be read.
+    """
     _check_characters(text, label, report)
     report.check()
     builder = _Builder(text, label, report)
@@ -77,7 +80,8 @@ def parse(text: str, label: str) -> Node:
         node = builder.document()
     except _Refused as refused:
         report.add(f"{label}:{refused.line}:{refused.column}", "", str(refused))
-    report.check()
+        report.check()
+        raise
     return node
 
 
@@ -191,6 +195,8 @@ class _Builder:
             key, where = str(event.value), self._where(event)
             self._count(event)
             child = self._node(next(self._events), depth + 1)
+            if child.value is None and not child.text:  # ruamel sees an empty value where the next key begins
+                child = replace(child, where=where)
             if key in children:
                 first = node.keys[key].rpartition(":")[0].rpartition(":")[2]
                 self._report.add(where, printable(key), f"the key is here twice (first on line {first})")
