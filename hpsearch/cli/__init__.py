@@ -12,12 +12,8 @@ from typing import Annotated
 import typer
 
 from hpsearch import __version__
-from hpsearch.cli.control import stop
-from hpsearch.cli.logs import logs
-from hpsearch.cli.look import best, status, trials
+from hpsearch.cli import control, logs, look, run, study_files
 from hpsearch.cli.options import Invocation, program_name
-from hpsearch.cli.run import run
-from hpsearch.cli.study_files import init, schema, validate
 from hpsearch.errors import HpsearchError
 
 app = typer.Typer(
@@ -29,7 +25,17 @@ app = typer.Typer(
     rich_markup_mode=None,  # its help pages cost more time than the whole rest of `--help`
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for verb in (run, validate, schema, init, status, trials, best, logs, stop):
+for verb in (
+    run.run,
+    study_files.validate,
+    study_files.schema,
+    study_files.init,
+    look.status,
+    look.trials,
+    look.best,
+    logs.logs,
+    control.stop,
+):
     app.command()(verb)
 
 # typer ships its own copy of click's exceptions in newer versions, and uses click's in older ones.
@@ -73,7 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _ClickException as error:
         return _refuse_usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("hpsearch: interrupted", err=True)
         return 130
     except BrokenPipeError:
         _forget_stdout()

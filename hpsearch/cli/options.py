@@ -116,7 +116,7 @@ def names(studies: Sequence["StudySummary"], most: int = 8) -> str:
 def where_options(storage: str | None, name: str | None) -> str:
     """The options with which the look verbs find this study again from the same directory and environment."""
     parts = []
-    if storage is not None and storage not in (os.environ.get("HPSEARCH_STORAGE"), DEFAULT_STORAGE):
+    if storage is not None and storage != (os.environ.get("HPSEARCH_STORAGE") or DEFAULT_STORAGE):
         parts += ["--storage", without_password(storage)]
     if name is not None:
         parts += ["--name", name]
