@@ -53,8 +53,9 @@ def study_page(study: "StudySummary", trials: Sequence["TrialView"], now: float,
     if len(running) > MAX_RUNNING:
         lines.append(("", f"and {len(running) - MAX_RUNNING} more"))
     if not study.running and study.command:
-        lines.append(("resume", one_line(study.command)))
-    written = [f"{label:<8}{text}".rstrip() for label, text in lines]
+        unfinished = study.counts.get("running", 0) + study.counts.get("waiting", 0)
+        lines.append(("resume" if unfinished else "command", one_line(study.command)))
+    written = [f"{label:<9}{text}".rstrip() for label, text in lines]
     return written if width is None else [shortened(line, width) for line in written]
 
 
@@ -95,7 +96,7 @@ def trials_table(trials: Sequence["TrialView"], now: float, width: int | None) -
             str(len(trial.attempts)),
             duration(_seconds(trial, now)),
             pairs(trial.params),
-            "" if trial.state == "complete" else one_line(trial.reason),
+            "" if trial.state == "complete" or trial.reason == trial.state else one_line(trial.reason),
         )
         for trial in trials
     ]

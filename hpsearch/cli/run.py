@@ -1,5 +1,6 @@
 """``hpsearch run``: reads the study, hands it to the coordinator, shows what happens."""
 
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -100,6 +101,7 @@ def _search(spec: "StudySpec", invocation: Invocation, *, fresh: bool, plain: bo
         with console:
             from hpsearch.api import run_study
 
+            logging.getLogger("optuna").setLevel(logging.WARNING)  # its news of each trial are told here already
             outcome = run_study(spec, listener=console, fresh=fresh, resume_command=resume, interrupts=True)
     except HpsearchError:
         if console.begun and not console.finished:

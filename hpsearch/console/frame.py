@@ -116,9 +116,8 @@ def _slots(progress: Progress) -> list[tuple[str, int, Running | None]]:
 def _slot_name(worker: str, slot: int, progress: Progress) -> str:
     """``host:port/0`` without the scheme; the local cluster's workers by their number, which reads better."""
     address = worker.rpartition("://")[2]
-    if address.startswith(("127.0.0.1", "localhost")):
-        local = sorted(name for name in progress.workers if "127.0.0.1" in name or "localhost" in name)
-        address = f"local{local.index(worker)}" if worker in local else address
+    if address.startswith("127.0.0.1:") and worker in progress.worker_numbers:
+        address = f"local{progress.worker_numbers[worker]}"
     return f"{one_line(address)}/{slot}"
 
 

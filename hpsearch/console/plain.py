@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TextIO
 
-from hpsearch.console.progress import Progress, integer, mapping, real, sequence
+from hpsearch.console.progress import Progress, integer, real, sequence
 from hpsearch.console.summary import Hints, summary
 from hpsearch.console.words import duration, many, pairs, quoted
 from hpsearch.events import Notice
@@ -124,8 +124,8 @@ def _plain_fields(notice: Notice) -> dict[str, object]:
             best = True if fields.get("best") is True else None
             took = _duration_or_none(fields.get("duration_s"))
             return {**head, "value": many(values).replace(", ", ","), "best": best, "duration": took}
-        case "trial.reported":
-            fields["metrics"] = mapping(fields, "metrics")
+        case "trial.pruned" if fields.get("reason") == "pruned":
+            del fields["reason"]  # the kind says it
     return fields
 
 

@@ -88,6 +88,7 @@ class Progress:
         self.counts: Counter[str] = Counter()  # complete, pruned, failed: of this run
         self.running: dict[int, Running] = {}  # by trial
         self.workers: dict[str, Fields] = {}  # address -> the fields of worker.joined
+        self.worker_numbers: dict[str, int] = {}  # address -> in the order of joining, for good
         self.best: Best | None = None
         self.last_failure: Failure | None = None
         self.last_warning = ""
@@ -204,7 +205,9 @@ class Progress:
             self.best = Best(trial=integer(fields, "trial"), values=values, params=mapping(fields, "params"))
 
     def _worker_joined(self, notice: Notice) -> None:
-        self.workers[text(notice.fields, "worker")] = notice.fields
+        worker = text(notice.fields, "worker")
+        self.workers[worker] = notice.fields
+        self.worker_numbers.setdefault(worker, len(self.worker_numbers))
 
     def _worker_lost(self, notice: Notice) -> None:
         self.workers.pop(text(notice.fields, "worker"), None)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hpsearch.console.progress import Progress, integer, mapping, real, sequence, text
-from hpsearch.console.words import count, duration, many, number, one_line, shortened
+from hpsearch.console.words import duration, many, number, one_line, shortened
 
 MAX_REASON = 45
 MAX_PARAMETERS = 20  # lines of the best trial's parameters; `hpsearch best` has them all
@@ -43,12 +43,11 @@ def _result(progress: Progress) -> list[str]:
     counts = mapping(fields, "counts")
     states = ", ".join(f"{n} {state}" for state in STATES if (n := integer(counts, state)))
     ended = sum(integer(counts, state) for state in STATES[:3])
-    of_total = f"{ended} of {count(progress.total, 'trial')}" if progress.total else count(ended, "trial")
-    detail = f": {states}" if states else ""
-    reason = text(fields, "reason")
+    of_total = f"{ended} of {progress.total}" if progress.total else str(ended)
+    trials = f"{of_total} in {duration(real(fields, 'duration_s'))}"
     return [
-        f"{one_line(progress.name)}: {of_total} in {duration(real(fields, 'duration_s'))}{detail}"
-        + (f" ({one_line(reason)})" if reason else "")
+        f"{one_line(progress.name)}: {one_line(text(fields, 'reason')) or 'ended'}",
+        *_labelled("trials", [f"{trials}: {states}" if states else trials]),
     ]
 
 

@@ -404,7 +404,7 @@ def test_run_ends_with_the_exit_code_of_the_search(
     api.notices = [_started(), _finished(code)]
     done = run("run", "study.yaml")
     assert done.code == code
-    assert "small: 4 of 4 trials in 2.0s: 4 complete (4 trials)" in done.out
+    assert "small: 4 trials\n  trials  4 of 4 in 2.0s: 4 complete\n" in done.out
     assert "optuna-dashboard sqlite:///studies.db" in done.out
     assert done.err == ""
 
@@ -417,7 +417,7 @@ def test_run_json_keeps_stdout_for_events(
     events = [json.loads(line, parse_constant=pytest.fail) for line in done.out.splitlines()]
     assert [event["event"] for event in events] == ["study.started", "study.finished"]
     assert events[1]["best"]["params"] == {"lr": None}
-    assert "4 of 4 trials" in done.err
+    assert "4 of 4 in" in done.err
 
 
 def test_a_run_cut_short_by_an_error_says_how_to_resume(
@@ -555,12 +555,12 @@ def test_status(run: Callable[..., SimpleNamespace], ended: StudyStore) -> None:
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert lines[:3] == [
-        "study   small",
-        "state   not running",
-        "trials  5: 2 complete, 1 pruned, 1 failed, 1 running",
+        "study    small",
+        "state    not running",
+        "trials   5: 2 complete, 1 pruned, 1 failed, 1 running",
     ]
-    assert lines[3].startswith("best    accuracy 0.9, trial 0  lr=")
-    assert lines[4] == "resume  hpsearch run study.yaml"
+    assert lines[3].startswith("best     accuracy 0.9, trial 0  lr=")
+    assert lines[4] == "resume   hpsearch run study.yaml"
 
 
 def test_status_of_several_studies_is_a_line_each(
@@ -569,7 +569,7 @@ def test_status_of_several_studies_is_a_line_each(
     _open(folder, "second").close()
     lines = run("status").out.splitlines()
     assert [line.split()[0] for line in lines] == ["study", "small", "second"]
-    assert run("status", "--name", "second").out.startswith("study   second")
+    assert run("status", "--name", "second").out.startswith("study    second")
     done = run("best")
     assert done.code == 2
     assert "2 studies (small, second): choose one by --name" in done.err
@@ -592,7 +592,7 @@ def test_status_watch_follows_a_running_study_to_its_end(
     monkeypatch.setattr("hpsearch.cli.look.REDRAW_S", 0.0)
     lines = run("status", "--watch").out.splitlines()
     assert lines[0].endswith("no trials yet")
-    assert lines[2] == "state   not running"
+    assert lines[2] == "state    not running"
 
 
 def test_trials_are_a_line_each(run: Callable[..., SimpleNamespace], ended: StudyStore) -> None:
@@ -687,10 +687,10 @@ def test_the_page_of_a_running_study_shows_what_runs_now() -> None:
     ]
     trials += [TrialView(number=n, state="running", values=(), params={}, started=1090.0) for n in range(1, 30)]
     lines = pages.study_page(_summary(), trials, 1192.0, 60)
-    assert lines[1] == "state   running for 3m12s (process 12 on host a since then)"
-    assert lines[4] == "now     trial 0, 1m32s, step 3: 0.5"
-    assert lines[5] == "        trial 1, 1m42s"
-    assert lines[-1] == "        and 10 more"
+    assert lines[1] == "state    running for 3m12s (process 12 on host a since then)"
+    assert lines[4] == "now      trial 0, 1m32s, step 3: 0.5"
+    assert lines[5] == "         trial 1, 1m42s"
+    assert lines[-1] == "         and 10 more"
     assert all(len(line) <= 60 for line in lines)
 
 

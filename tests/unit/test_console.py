@@ -321,7 +321,7 @@ def test_an_empty_run_has_a_frame_too() -> None:
 
 def test_the_summary_says_what_came_out_and_where_to_look() -> None:
     lines = summary(folded(started(), failed(7), finished()), HINTS)
-    assert lines[1] == "digits: 60 of 60 trials in 2m14s: 30 complete, 28 pruned, 2 failed (60 trials)"
+    assert lines[1:3] == ["digits: 60 trials", "  trials  60 of 60 in 2m14s: 30 complete, 28 pruned, 2 failed"]
     assert "  best    accuracy 0.9833, trial 17" in lines
     assert "          lr     0.0123" in lines
     assert "          hpsearch logs 7   # segmentation fault (SIGSEGV)" in lines
@@ -447,7 +447,7 @@ def test_json_goes_to_stdout_and_the_summary_to_stderr() -> None:
     assert [json.loads(line)["event"] for line in out.getvalue().splitlines()] == [
         "study.started", "trial.started", "trial.reported", "study.finished",
     ]  # fmt: skip
-    assert "60 of 60 trials" in errors.getvalue()
+    assert "60 of 60 in" in errors.getvalue()
 
 
 # --------------------------------------------------------------------------------------------- the console
