@@ -13,7 +13,7 @@ from distributed import Future
 from hpsearch.cluster import Connection
 from hpsearch.events import Seat
 from hpsearch.supervisor.plugin import RankKey, SupervisorPlugin, plugin_name
-from hpsearch.supervisor.relay import DOWN, TO_CLIENT, Relay
+from hpsearch.supervisor.relay import DOWN, HOLD_BACK_S, TO_CLIENT, Relay
 from hpsearch.supervisor.task import supervise
 
 
@@ -70,6 +70,8 @@ class Link:
     def open(self) -> None:
         """Put relay and supervisors in place; every worker then introduces itself with a "joined" message."""
         self._client._stream_handlers[TO_CLIENT] = self._arrived
+        if self._client.scheduler_comm is not None:
+            self._client.scheduler_comm.interval = HOLD_BACK_S
         self._client.register_plugin(Relay())
         self._client._send_to_scheduler({"op": DOWN, "to": None, "body": {}})
         self._client.register_plugin(self._plugin)
