@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import hpsearch
+
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
 HPSEARCH = str(Path(sys.executable).parent / "hpsearch")
@@ -47,7 +49,8 @@ def show(benchmark: str, figures: Sequence[Figure]) -> None:
     machine = {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("hpsearch", "optuna", "distributed", "torch")},
+        "hpsearch": hpsearch.__version__,
+        **{name: version(name) for name in ("optuna", "distributed", "torch")},
     }
     rows = [{**asdict(figure), "meets_bar": figure.meets_bar} for figure in figures]
     print(json.dumps({"benchmark": benchmark, "machine": machine, "figures": rows}), flush=True)
