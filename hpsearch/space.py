@@ -44,6 +44,9 @@ class Space:
     def __len__(self) -> int:
         return len(self.declared)
 
+    def __bool__(self) -> bool:
+        return bool(self.declared or self.constants)
+
     def __getitem__(self, name: str) -> Parameter:
         for parameter in self.declared:
             if parameter.name == name:

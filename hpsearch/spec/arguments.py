@@ -97,13 +97,14 @@ class ComponentReader:
                 arguments[word] = value
                 continue
             sound = False
+        complete = True
         words = {ours: word for word, ours in kind.renamed.items()}
         for word in dict.fromkeys((*needed, *kind.required)):
             if sound and word not in arguments and word not in kind.derived:
                 (given or item).problem(f"{name} needs {words.get(word, word)}")
-                sound = False
+                complete = False
         component = Component(name=name, arguments=arguments)
-        return component if sound and _can_be_made(given or item, component, self.catalog) else None
+        return component if sound and complete and _can_be_made(given or item, component, self.catalog) else None
 
     def schema(self) -> dict[str, Any]:
         forms: list[dict[str, Any]] = [

@@ -13,7 +13,7 @@ MAX_GRID = 1_000_000
 
 def grid_of(space: "Space") -> dict[str, list[Any]]:
     """Every value of every parameter, for a grid. Raises ValueError for a parameter that has no finite number."""
-    if not len(space):
+    if not space.declared:
         raise ValueError("grid needs parameters, or a search_space of its own")
     counts = {parameter.name: _n_values(parameter) for parameter in space}
     for name, count in counts.items():

@@ -99,8 +99,10 @@ def check_defined(path: Path, name: str, what: str) -> None:
         if isinstance(names[name], ast.AsyncFunctionDef) and what == "function":
             raise NotFound(f"'{name}' in {_short(path)} is async: the objective must be an ordinary function")
     elif "*" not in names and "__getattr__" not in names:
-        functions = [key for key, node in names.items() if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-        raise NotFound(f"{_short(path)} has no {what} '{printable(name)}'{suggestion(name, functions or ['none'])}")
+        kind = ast.ClassDef if what == "class" else ast.FunctionDef
+        known = [key for key, node in names.items() if isinstance(node, kind) and not key.startswith("_")]
+        near = suggestion(name, known) if known else ""
+        raise NotFound(f"{_short(path)} has no {what} '{printable(name)}'{near}")
 
 
 def _folders(item: Item) -> list[Path]:

@@ -228,7 +228,10 @@ def _range_is_sound(
             elif value is not None and abs(value) > (MAX_STEP if key == "step" else MAX_INT):
                 wrong[key] = f"must be at most {MAX_STEP if key == 'step' else MAX_INT} for an int (got {value})"
     if low > high:
-        wrong.setdefault("min", f"must not be more than max ({high}) (got {low})")
+        if _in_file(items["max"]) or not _in_file(items["min"]):
+            wrong.setdefault("min", f"must not be more than max ({high}) (got {low})")
+        else:
+            wrong.setdefault("max", f"must not be less than min ({low}) (got {high})")
     if log and low <= 0:
         wrong.setdefault("min", f"must be > 0 when log is true (got {low})")
     if step is not None and step <= 0:
@@ -243,6 +246,10 @@ def _range_is_sound(
         if (item := items[key]) is not None:
             item.problem(message)
     return not wrong
+
+
+def _in_file(item: Item | None) -> bool:
+    return item is not None and item.node.where[-1:].isdigit() and ":" in item.node.where
 
 
 def _step_mismatch(low: float, high: float, step: float) -> dict[str, str]:
