@@ -48,5 +48,5 @@ def run_job(function: str, *, trials: int, slots: int, **overrides: object) -> S
         attributes = [trial.user_attrs for trial in optuna.load_study(study_name="benchmark", storage=storage).trials]
         attempts = [trial.attempts for trial in open_views(storage).trials("benchmark")]
         assert len(attempts) == len(attributes) == trials
-        assert all(len(of_trial) == 1 for of_trial in attempts)
+        assert all(len(of_trial) == 1 for of_trial in attempts), attempts
         return [Ran(attrs, of_trial[0]) for attrs, of_trial in zip(attributes, attempts, strict=True)]
