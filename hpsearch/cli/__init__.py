@@ -4,6 +4,7 @@ Nothing here may import torch, dask, optuna, pandas or SQLAlchemy at module leve
 option should not wait for them.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,8 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: that of this process) and return its exit code; never raises."""
     typed = tuple(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no name of a parameter ends a search
     try:
         result = app(
             args=list(typed),

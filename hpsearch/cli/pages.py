@@ -52,11 +52,14 @@ def study_page(study: "StudySummary", trials: Sequence["TrialView"], now: float,
         lines.append((label, _running_words(trial, now)))
     if len(running) > MAX_RUNNING:
         lines.append(("", f"and {len(running) - MAX_RUNNING} more"))
+    written = [f"{label:<9}{text}".rstrip() for label, text in lines]
+    if width is not None:
+        written = [shortened(line, width) for line in written]
     if not study.running and study.command:
         unfinished = study.counts.get("running", 0) + study.counts.get("waiting", 0)
-        lines.append(("resume" if unfinished else "command", one_line(study.command)))
-    written = [f"{label:<9}{text}".rstrip() for label, text in lines]
-    return written if width is None else [shortened(line, width) for line in written]
+        # Never cut: it is there to be pasted.
+        written.append(f"{'resume' if unfinished else 'command':<9}{one_line(study.command)}")
+    return written
 
 
 def _best_words(study: "StudySummary", trials: Sequence["TrialView"]) -> str:

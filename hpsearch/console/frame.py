@@ -9,6 +9,7 @@ from hpsearch.console.words import duration, many, number, one_line, pairs, spar
 
 STYLES = {"running": "cyan", "complete": "green", "pruned": "yellow", "failed": "red"}
 MIN_BAR = 10
+ROOMY = 72
 TAIL = len("  1000/1000 trials  59m59s  ETA 59m59s")
 
 
@@ -34,7 +35,8 @@ def _progress_line(progress: Progress, width: int, now: float, ascii_only: bool)
     eta = progress.eta_s(now)
     if eta is not None and not progress.draining:
         tail += f"  ETA {_seconds(eta)}"
-    tail = tail.ljust(TAIL)  # the bar's length should not follow the length of the numbers
+    if width >= ROOMY:
+        tail = tail.ljust(TAIL)  # the bar's length should not follow the length of the numbers
     name = one_line(progress.name)
     fraction = progress.fraction(now)
     line = Text()
@@ -110,7 +112,9 @@ def _slot_line(name: str, running: Running | None, spark: int, ascii_only: bool)
 def _slots(progress: Progress) -> list[tuple[str, int, Running | None]]:
     held = {(running.worker, running.slot): running for running in progress.running.values()}
     known = {(worker, slot) for worker, fields in progress.workers.items() for slot in range(integer(fields, "slots"))}
-    return [(worker, slot, held.get((worker, slot))) for worker, slot in sorted(known | set(held))]
+    numbers = progress.worker_numbers
+    places = sorted(known | set(held), key=lambda place: (numbers.get(place[0], len(numbers)), place))
+    return [(worker, slot, held.get((worker, slot))) for worker, slot in places]
 
 
 def _slot_name(worker: str, slot: int, progress: Progress) -> str:

@@ -267,6 +267,18 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stderr == ""
 
 
+def test_what_the_terminal_cannot_show_is_written_out(folder: Path) -> None:
+    (folder / "stΩdy.yaml").write_text(STUDY)
+    done = subprocess.run(
+        [sys.executable, "-m", "hpsearch", "validate", "stΩdy.yaml"],
+        capture_output=True,
+        timeout=50,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith(rb"st\u03a9dy.yaml: valid")
+
+
 # --------------------------------------------------------------------------------------------- study files
 
 
