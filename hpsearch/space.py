@@ -107,8 +107,9 @@ def _changes(name: str, old: dict[str, Any] | None, new: dict[str, Any] | None) 
     lines = []
     if _words(old) != _words(new):
         lines.append(f"{name}: was {_words(old)}, is {_words(new)}")
-    elif json.dumps(old["labels"], sort_keys=True) != json.dumps(new["labels"], sort_keys=True):
-        lines.append(f"{name}: was {json.dumps(old['labels'])}, is {json.dumps(new['labels'])}")
+    else:
+        before, after = (json.dumps(entry["labels"], sort_keys=True) for entry in (old, new))
+        lines += [f"{name}: was {before}, is {after}"] if before != after else []
     if old["when"] != new["when"]:
         lines.append(f"{name}: was there {_condition(old['when'])}, is {_condition(new['when'])}")
     return lines
