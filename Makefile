@@ -19,11 +19,9 @@ help:
 demo: $(VENV)/.with-demo
 	$(BIN)/hpsearch run studies/digits.yaml
 	@echo
-	@echo "Where to look next (first: source $(BIN)/activate):"
-	@echo "  hpsearch best                                    the best configuration"
-	@echo "  hpsearch trials                                  every trial, and why it ended"
-	@echo "  hpsearch run studies/digits.yaml --trials 80     go on: 20 trials more"
-	@echo "  studies/digits.yaml, trials/digits.py            copy these two and make them yours: docs/your-objective.md"
+	@echo "Where to look next: source $(BIN)/activate, then any of the commands above."
+	@echo "Go on with 20 trials more: hpsearch run studies/digits.yaml --trials 80"
+	@echo "Then copy studies/digits.yaml and trials/digits.py and make them yours: docs/your-objective.md"
 
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest
