@@ -187,8 +187,13 @@ def _loaded(name: str, url: str, *, keep: bool) -> optuna.Study:
     if keep:
         return optuna.load_study(study_name=name, storage=url)
     memory = optuna.storages.InMemoryStorage()
-    optuna.copy_study(from_study_name=name, from_storage=url, to_storage=memory)
-    return optuna.load_study(study_name=name, storage=memory)
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # that a copy was made is no news to the caller
+    try:
+        optuna.copy_study(from_study_name=name, from_storage=url, to_storage=memory)
+        return optuna.load_study(study_name=name, storage=memory)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
 def _deaf(_: Any) -> None:

@@ -60,6 +60,7 @@ class Link:
         self._study = study
         self._run = uuid.uuid4().hex[:8]  # keeps the task keys of two runs apart
         self._plugin = SupervisorPlugin(self._client.id, imports, env, launcher_path)
+        self._open = False
         self._futures: dict[RankKey, Future[list[dict[str, Any]]]] = {}
 
     @property
@@ -75,6 +76,7 @@ class Link:
         self._client.register_plugin(Relay())
         self._client._send_to_scheduler({"op": DOWN, "to": None, "body": {}})
         self._client.register_plugin(self._plugin)
+        self._open = True
 
     def _arrived(self, body: dict[str, Any]) -> None:
         self._post(Arrived(body=body))
@@ -120,9 +122,11 @@ class Link:
 
     def close(self) -> None:
         """Take supervisors and launchers off the workers and let go of the cluster. Twice is once."""
-        for future in self._futures.values():
-            future.release()
-        self._futures.clear()
-        if self._connection.client.status == "running" and self._plugin is not None:
-            self._client.unregister_worker_plugin(plugin_name(self._client.id))
+        if self._open:
+            self._open = False
+            for future in self._futures.values():
+                future.release()
+            self._futures.clear()
+            if self._client.status == "running":
+                self._client.unregister_worker_plugin(plugin_name(self._client.id))
         self._connection.close()

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,7 @@ def test_arguments_that_cannot_be_meant(client: Client) -> None:
     with pytest.raises(UsageError, match="direction"):
         hpsearch.optimize(quadratic, n_trials=1, direction="up", client=client)
     with pytest.raises(UsageError, match="cannot be shipped"):
-        hpsearch.optimize(lambda trial, held=open(os.devnull): 1.0, n_trials=1, client=client)  # noqa: SIM115
+        hpsearch.optimize(lambda trial, held=threading.Lock(): 1.0, n_trials=1, client=client)
 
 
 def test_a_plain_script_without_a_main_guard(tmp_path: Path) -> None:
