@@ -176,8 +176,8 @@ def _row(connection: sa.Connection, name: str) -> int:
     c = schema.STUDIES.c
     names: dict[str, int] = {}
     if sa.inspect(connection).has_table(schema.STUDIES.name):
-        query = sa.select(c.study_name, c.study_id).order_by(c.study_id)
-        names = {name: row for name, row in connection.execute(query)}
+        query = sa.select(c.study_id, c.study_name).order_by(c.study_id)
+        names = {known: row for row, known in connection.execute(query)}
     if name not in names:
         raise NoSuchStudy(name, tuple(names))
     return names[name]

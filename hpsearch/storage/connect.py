@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from hpsearch.errors import StorageUnreachable
 
-BUSY_S = 1.0  # SQLite's own patience with a lock; the writer thread goes on waiting after that
+BUSY_S = 5.0  # SQLite's own patience with a lock; the writer thread goes on waiting after that
 CONNECT_S = 10  # PostgreSQL
 
 

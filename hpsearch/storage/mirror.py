@@ -8,6 +8,7 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -35,6 +36,7 @@ from hpsearch.storage.rows import (
 from hpsearch.storage.studies import delete_study, insert_study
 
 T = TypeVar("T")
+_SNAPSHOT = "this study is a snapshot: open it again to write to it"
 MAX_STEP = 2**31 - 1  # what PostgreSQL's integer holds
 
 
@@ -50,18 +52,24 @@ class Sink(Protocol):
     def bind(self, *, study: tuple[int, int] | None = None, trials: dict[int, int] | None = None) -> None:
         """Say which row a mirror's id stands for."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """Commit all that is queued inside the block in one transaction."""
+
 
 class _Detached:
     """The sink of a mirror that came out of a pickle: a snapshot, without a database or its password."""
 
     def put(self, operations: Sequence[Operation], *, urgent: bool = True) -> None:
-        raise StorageFailed("this study is a snapshot: open it again to write to it")
+        raise StorageFailed(_SNAPSHOT)
 
     def run(self, work: Callable[[sa.Connection], T]) -> T:
-        raise StorageFailed("this study is a snapshot: open it again to write to it")
+        raise StorageFailed(_SNAPSHOT)
 
     def bind(self, *, study: tuple[int, int] | None = None, trials: dict[int, int] | None = None) -> None:
-        raise StorageFailed("this study is a snapshot: open it again to write to it")
+        raise StorageFailed(_SNAPSHOT)
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class Mirror(InMemoryStorage):
@@ -78,6 +86,10 @@ class Mirror(InMemoryStorage):
 
     def __getstate__(self) -> dict[Any, Any]:
         return {**super().__getstate__(), "_sink": _Detached()}
+
+    def together(self) -> AbstractContextManager[None]:
+        """All writes made inside the block are committed in one transaction, after its end."""
+        return self._sink.together()
 
     def restore(self, loaded: LoadedStudy) -> int:
         """Take over a study as the database has it; returns its id here."""
@@ -149,6 +161,7 @@ class Mirror(InMemoryStorage):
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         _check_name(param_name)
+        param_value_internal = float(param_value_internal)
         with self._lock:
             trial = self.get_trial(trial_id)
             self.check_trial_is_updatable(trial_id, trial.state)
@@ -169,6 +182,9 @@ class Mirror(InMemoryStorage):
             if not super().set_trial_state_values(trial_id, state, values):
                 return False
             trial = self.get_trial(trial_id)
+            if state == TrialState.WAITING:  # Optuna looks for waiting trials only from the last one found on
+                study_id = self._trial_id_to_study_id_and_number[trial_id][0]
+                self._prev_waiting_trial_number[study_id] = 0
             operations: list[Operation] = [
                 Upsert(schema.VALUES, trial_id, value_row(objective, value))
                 for objective, value in enumerate(values or ())
@@ -202,14 +218,16 @@ class Mirror(InMemoryStorage):
 
 
 def _param_row(name: str, internal: float, distribution: BaseDistribution) -> Row:
-    return {"param_name": name, "param_value": float(internal), "distribution_json": distribution_to_json(distribution)}
+    return {"param_name": name, "param_value": internal, "distribution_json": distribution_to_json(distribution)}
 
 
 def _rows_of(trial: FrozenTrial) -> list[tuple[sa.Table, Row]]:
     rows: list[tuple[sa.Table, Row]] = []
     for name, distribution in trial.distributions.items():
         _check_name(name)
-        rows.append((schema.PARAMS, _param_row(name, distribution.to_internal_repr(trial.params[name]), distribution)))
+        rows.append(
+            (schema.PARAMS, _param_row(name, float(distribution.to_internal_repr(trial.params[name])), distribution))
+        )
     for objective, value in enumerate(trial.values or ()):
         rows.append((schema.VALUES, value_row(objective, float(value))))
     for step, value in trial.intermediate_values.items():

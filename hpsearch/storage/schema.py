@@ -139,10 +139,12 @@ OURS_OF_A_STUDY = (RECORDS, COORDINATORS, ATTEMPTS, METRICS, EVENTS, REQUESTS)
 def prepare(location: Location, engine: sa.Engine) -> None:
     """Make what is missing of the schema, once however many start at the same time; refuse one that is newer."""
     with reaching(location), _alone(location, engine):
+        with engine.begin() as connection:
+            if sa.inspect(connection).has_table(SCHEMA.name):
+                check_version(location, connection)
         _prepare_optuna(location)
         metadata.create_all(engine)
         with engine.begin() as connection:
-            check_version(location, connection)
             if connection.scalar(sa.select(SCHEMA.c.version_num)) is None:
                 connection.execute(SCHEMA.insert(), {"version_num": VERSION})
 

@@ -32,12 +32,10 @@ from hpsearch.storage.writer import Duty, Writer
 class _AtomicStudy(optuna.Study):
     """A study whose ``ask`` and ``tell`` are one transaction each: a crash never leaves half a trial."""
 
-    def __init__(self, name: str, mirror: Mirror, writer: Writer, sampler: BaseSampler, pruner: BasePruner) -> None:
-        super().__init__(name, mirror, sampler=sampler, pruner=pruner)
-        self._together: Callable[[], AbstractContextManager[None]] = writer.together
+    _storage: Mirror
 
     def ask(self, fixed_distributions: dict[str, BaseDistribution] | None = None) -> Trial:
-        with self._together():
+        with self._storage.together():
             return super().ask(fixed_distributions)
 
     def tell(
@@ -47,7 +45,7 @@ class _AtomicStudy(optuna.Study):
         state: TrialState | None = None,
         skip_if_finished: bool = False,
     ) -> FrozenTrial:
-        with self._together():
+        with self._storage.together():
             return super().tell(trial, values, state, skip_if_finished)
 
 
@@ -182,7 +180,7 @@ def open_study(
     study_id = mirror.restore(loaded)
     if loaded.system_attrs.get(METRIC_NAMES) != list(metric_names):
         mirror.set_study_system_attr(study_id, METRIC_NAMES, list(metric_names))
-    return StudyStore(_AtomicStudy(name, mirror, writer, sampler, pruner), attempts, writer, held, engine)
+    return StudyStore(_AtomicStudy(name, mirror, sampler=sampler, pruner=pruner), attempts, writer, held, engine)
 
 
 def peek(url: str, name: str) -> StudyRecord | None:

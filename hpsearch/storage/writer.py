@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from hpsearch.errors import HpsearchError, StorageFailed
-from hpsearch.storage.connect import in_words, is_transient
+from hpsearch.storage.connect import BUSY_S, in_words, is_transient
 from hpsearch.storage.rows import Group, Operation, RowIds
 
 T = TypeVar("T")
@@ -143,7 +143,8 @@ class Writer:
             if not drain:
                 self._abandoned.set()
             self._changed.notify_all()
-        self._thread.join()
+        # One statement may hang on a dead connection; who drops what is queued does not wait for that.
+        self._thread.join(None if drain else 2 * BUSY_S)
 
     def _wake(self) -> None:
         if not self._held:
