@@ -73,7 +73,7 @@ def time_tasks(n_tasks: int) -> list[float]:
 
 def time_trials(n_trials: int) -> list[tuple[float, float]]:
     """Seconds from the launch command to the first line, and to the end of the first optimizer step."""
-    from runs import run_job
+    from local_run import run_job
 
     times = []
     for trial in run_job("start", trials=n_trials, slots=1)[1:]:  # the first one waits for the launcher's imports

@@ -12,7 +12,7 @@ import time
 import optuna
 from figures import Figure, show
 from jobs import nothing
-from runs import run_job
+from local_run import run_job
 
 
 def hpsearch_rate(trials: int) -> float:

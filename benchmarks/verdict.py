@@ -6,7 +6,7 @@ python benchmarks/verdict.py [trials]
 import sys
 
 from figures import Figure, median, percentile, show
-from runs import run_job
+from local_run import run_job
 
 MAX_P50_MS = 5.0
 
