@@ -1,5 +1,6 @@
 """The command line: what it imports, what it says, and how it ends."""
 
+import io
 import json
 import math
 import os
@@ -607,6 +608,30 @@ def test_status_watch_follows_a_running_study_to_its_end(
     assert lines[2] == "state    not running"
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_status_watch_redraws_on_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool) -> None:
+    store = _open(folder, "small")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+
+    def sleep(seconds: float) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        store.close()
+
+    monkeypatch.setattr("hpsearch.cli.look.time.sleep", sleep)
+    try:
+        assert cli.main(["status", "-w"]) == 0
+    finally:
+        store.close()
+    assert "study    small" in sys.stdout.getvalue()  # type: ignore[attr-defined]
+    assert ("not running" in sys.stdout.getvalue()) is not interrupted  # type: ignore[attr-defined]
+
+
 def test_trials_are_a_line_each(run: Callable[..., SimpleNamespace], ended: StudyStore) -> None:
     lines = run("trials").out.splitlines()
     assert lines[0].split() == ["trial", "state", "value", "steps", "attempts", "time", "parameters", "reason"]
@@ -757,6 +782,31 @@ def test_a_log_that_was_cut_is_read_from_its_start_again(folder: Path) -> None:
         logs.Tail(folder).read()
 
 
+def test_logs_follow_a_trial_that_has_not_started(
+    run: Callable[..., SimpleNamespace], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _open(folder, "small")
+
+    def sleep(seconds: float) -> None:
+        if not (folder / "rank-0-of-0.log").exists():
+            _trial(store, folder, 0, "complete")
+            store.close()
+
+    monkeypatch.setattr("hpsearch.cli.logs.time.sleep", sleep)
+    try:
+        done = run("logs", "0", "-f")
+    finally:
+        store.close()
+    assert (done.code, done.out) == (0, "hello from 0\n")
+
+
+def test_logs_of_a_trial_that_never_ran(run: Callable[..., SimpleNamespace], folder: Path) -> None:
+    store = _open(folder, "small")
+    store.study.ask()
+    store.close()
+    assert run("logs", "0").err == "hpsearch: trial 0 of small has not run yet\n"
+
+
 def test_logs_follow_a_study_that_is_over_ends(run: Callable[..., SimpleNamespace], ended: StudyStore) -> None:
     assert run("logs", "0", "-f").out == "hello from 0\n"
     assert run("logs", "4", "-f").code == 2  # its coordinator is gone, and so is its file
@@ -804,12 +854,11 @@ def test_a_table_fits_a_terminal(width: int) -> None:
 def test_the_start_of_help_is_quick() -> None:
     """At most 1.5 times what typer and rich need by themselves; measured against each other, the best of several."""
 
-    def best_of(*command: str) -> float:
-        times = []
-        for _ in range(7):
+    commands = {"help": ["-m", "hpsearch", "--help"], "bare": ["-c", "import typer, rich"]}
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(7):
+        for name, command in commands.items():
             start = time.perf_counter()
             subprocess.run([sys.executable, *command], capture_output=True, check=True, timeout=50)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert best_of("-m", "hpsearch", "--help") <= 1.5 * best_of("-c", "import typer, rich")
+            times[name].append(time.perf_counter() - start)
+    assert min(times["help"]) <= 1.5 * min(times["bare"])
