@@ -98,7 +98,8 @@ def load(directory: Path, state: MutableMapping[str, Any], *, repair: bool = Tru
             try:
                 _restore(state, name, value)
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(f"checkpoint {path} does not fit {name!r}: {error}") from error
+                said = " ".join(str(error).split())
+                raise CheckpointError(f"checkpoint {path} does not fit {name!r}: {said}") from error
         return int(manifest["step"]) + 1
     return 0
 

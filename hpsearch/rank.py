@@ -168,7 +168,11 @@ def _work(line: Line, assignment: Mapping[str, Any]) -> int:
     if os.getpid() != pid:  # a child that the objective forked came back through here: it has no say
         return 0
     _flush()
-    line.send(word)
+    try:
+        line.send(word)
+    except OSError:  # it closed what was not its own
+        traceback.print_exc()
+        return os.EX_IOERR
     return 0 if word["op"] != "failed" else 1
 
 
@@ -231,7 +235,7 @@ def _failure(error: BaseException, doing: str, assignment: Mapping[str, Any]) ->
     cause = doing
     if isinstance(error, BadObjective):
         what = str(error)
-    elif is_out_of_memory(error):
+    elif is_out_of_memory(error, what):
         cause, what = "oom", f"out of memory: {what}"
     elif doing == "import":
         objective = assignment["objective"]
@@ -251,11 +255,10 @@ def one_line(error: BaseException) -> str:
     return f"{name}: {said}" if said else name
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException, said: str) -> bool:
     """Host or GPU memory, as Python, NumPy and torch each put it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    said = str(error)
     return isinstance(error, RuntimeError) and any(
         words in said for words in ("can't allocate memory", "not enough memory", "out of memory")
     )

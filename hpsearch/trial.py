@@ -91,6 +91,8 @@ class Line:
             data = self._channel.recv(CHUNK, flags)
         except BlockingIOError:
             return
+        except ConnectionError:
+            data = b""
         if not data:
             raise TrialStopped("the supervisor is gone")
         *lines, self._heard = (self._heard + data).split(b"\n")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpsearch.launcher import members, preload
+from hpsearch.launcher import members, pages, preload
 
 PR_SET_CHILD_SUBREAPER = 36
 SWEEP_S = 0.01  # between two looks for what a dead rank left behind
@@ -60,12 +60,17 @@ class Launcher:
 
     def serve(self) -> None:
         """Until the lifeline ends and all ranks are gone."""
+        spare_time_work = pages.collapse()
+        has_work = True
         while not self._closing or self._ranks:
             sweeping = any(rank.status is not None for rank in self._ranks.values())
-            for key, _ in self._selector.select(SWEEP_S if sweeping else ORPHAN_CHECK_S):
+            ready = self._selector.select(0 if has_work else SWEEP_S if sweeping else ORPHAN_CHECK_S)
+            for key, _ in ready:
                 with contextlib.suppress(BlockingIOError):
                     key.data()
             self._bury()
+            if has_work and not ready:
+                has_work = next(spare_time_work, 0) > 0
             if os.getppid() != self._parent:  # the lifeline can be held open by a stray copy of it
                 self._close()
 

@@ -10,6 +10,7 @@ import gc
 import importlib
 import importlib.machinery
 import pickletools
+import re
 import socket
 import sys
 import traceback
@@ -132,12 +133,9 @@ def imports_of(objective: Mapping[str, Any], cwd: str = ".") -> list[str]:
         file = Path(objective["target"])
         found = _Reader([file.parent], "").read(file)
     else:
-        roots = [Path(cwd), *map(Path, sys.path)]
         module = str(objective["target"])
-        reader = _Reader(roots, module.partition(".")[0])
-        source = reader.find(module)
-        found = reader.read(source) if source else {module}
-    return sorted(name for name in found if name.partition(".")[0] not in {"__future__", "hpsearch"})
+        found = _Reader([Path(cwd), *map(Path, sys.path)], module.partition(".")[0]).follow(module)
+    return sorted(name for name in found if re.split("[.:]", name)[0] not in {"__future__", "hpsearch"})
 
 
 class _Reader:
@@ -147,12 +145,6 @@ class _Reader:
         self._roots = roots
         self._package = package  # of a "module" objective: whatever lies in it is local; "": all of the roots is
         self._seen: set[Path] = set()
-
-    def find(self, module: str) -> Path | None:
-        """The source of a local module; None for a library's."""
-        if self._package and module.partition(".")[0] != self._package:
-            return None
-        return next(filter(None, (_source(root, module) for root in self._roots)), None)
 
     def read(self, file: Path) -> set[str]:
         """The libraries' modules that it imports, also through local ones."""
@@ -167,29 +159,42 @@ class _Reader:
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    found |= self._follow(self.find(alias.name), alias.name)
-            elif isinstance(node, ast.ImportFrom) and node.level:
-                package = file.parents[min(node.level, len(file.parents)) - 1]
-                for alias in node.names:
-                    for module in filter(None, (node.module, f"{node.module or ''}.{alias.name}".strip("."))):
-                        found |= self._follow(_source(package, module), "")
+                    found |= self._follow(self._roots, alias.name, alias.name)
             elif isinstance(node, ast.ImportFrom):
-                for alias in node.names:
-                    found |= self._follow(self.find(f"{node.module}.{alias.name}"), "")
-                    library = str(node.module) if alias.name == "*" else f"{node.module}:{alias.name}"
-                    found |= self._follow(self.find(str(node.module)), library)
+                module = node.module or ""
+                for name in (alias.name for alias in node.names):
+                    if node.level:
+                        package = file.parents[min(node.level, len(file.parents)) - 1]
+                        found |= self._follow([package], f"{module}.{name}".strip("."), "")
+                    else:
+                        found |= self._follow(
+                            self._roots, f"{module}.{name}", module if name == "*" else f"{module}:{name}"
+                        )
         return found
 
-    def _follow(self, source: Path | None, library: str) -> set[str]:
-        if source is not None:
-            return self.read(source)
-        return {library} if library else set()
+    def follow(self, module: str) -> set[str]:
+        """The same for a module by name, the packages around it included; the module itself if it is not local."""
+        return self._follow(self._roots, module, module)
+
+    def _follow(self, roots: Sequence[Path], module: str, library: str) -> set[str]:
+        """What a local module and the packages around it import, or the library itself."""
+        parts = module.split(".")
+        if roots is self._roots and self._package not in {"", parts[0]}:
+            return {library}
+        prefixes = [parts[: length + 1] for length in range(len(parts))]
+        local = [source for prefix in prefixes if (source := _first_source(roots, prefix)) is not None]
+        if not local:
+            return {library} - {""}
+        return set().union(*(self.read(source) for source in local))
 
 
-def _source(root: Path, module: str) -> Path | None:
-    relative = root.joinpath(*module.split("."))
-    candidates = (relative / "__init__.py", relative.with_suffix(".py"))
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+def _first_source(roots: Sequence[Path], parts: Sequence[str]) -> Path | None:
+    for root in roots:
+        relative = root.joinpath(*parts)
+        for candidate in (relative / "__init__.py", relative.with_suffix(".py")):
+            if candidate.is_file():
+                return candidate
+    return None
 
 
 def _pickled_modules(blob: bytes) -> Iterator[str]:

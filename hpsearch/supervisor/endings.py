@@ -18,6 +18,7 @@ SIGNAL_WORDS = {
 }
 FAILED = {"error": Cause.ERROR, "import": Cause.ERROR, "oom": Cause.OOM, "bad_result": Cause.BAD_RESULT}
 NEAR_LIMIT = 0.9
+LAUNCHER_DIED = "the launcher died"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Facts:
     stop: Stop | None = None
     killed: bool = False  # we sent SIGKILL
     status: int | None = None  # wait status; None: the launcher died
-    lost: str = "the launcher died"
+    lost: str = LAUNCHER_DIED
     eof_early: bool = False  # the channel was closed while the process lived
     memory_limit: int | None = None
     memory_seen: int = 0  # at the last look
@@ -105,6 +106,8 @@ def _unsaid(facts: Facts, code: int) -> tuple[Cause, str]:
             return Cause.OOM, "killed by the kernel for want of memory (SIGKILL)"
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
         return Cause.SIGNAL, f"{SIGNAL_WORDS.get(number, 'ended by a signal')} ({name})"  # type: ignore[call-overload]
+    if code == os.EX_IOERR:
+        return Cause.ERROR, "closed its connection to the supervisor, so that its last word was lost"
     if facts.eof_early:
         return Cause.ERROR, f"closed its connection to the supervisor, then left with exit code {code}"
     if code == 0:

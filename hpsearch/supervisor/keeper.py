@@ -29,6 +29,7 @@ __all__ = ["Keeper", "Limits", "LogTarget"]
 MAX_LINE = 1 << 20  # bytes of one message from the rank
 MEMORY_CHECK_S = 0.5
 IDLE_CHECK_S = 60.0
+START_S = 600.0  # for the launcher's imports and the fork
 PATIENCE_S = 10.0  # with a launcher that does not answer
 CLOSED_EARLY_S = 0.5  # after the end of the channel, a process that still lives has closed it itself
 LAST_WORDS_S = 1.0
@@ -124,7 +125,7 @@ class Keeper:
     def deliver(self, message: Message) -> None:
         """Pass a message on to the rank; lost if it has left."""
         if message["op"] in {"suggested", "refused"}:
-            self._unanswered -= 1
+            self._unanswered = max(0, self._unanswered - 1)
         self._moved_at = asyncio.get_running_loop().time()
         if self._to_rank is not None and not self._to_rank.is_closing():
             self._to_rank.write(json.dumps(message).encode() + b"\n")
@@ -191,6 +192,8 @@ class Keeper:
 
     async def _clear_away(self) -> None:
         """The launcher is gone, and its ranks with it; what they started may not be."""
+        if self.pid is None and self._facts.lost == endings.LAUNCHER_DIED:
+            self._facts.lost += await asyncio.to_thread(_last_line, Path(self._launcher_path).parent / "log")
         await asyncio.to_thread(members.clear_away, self.pid or NOBODY, self._token, PATIENCE_S)
 
     async def _hear(self, rank: asyncio.StreamReader) -> None:
@@ -234,7 +237,10 @@ class Keeper:
 
     async def _watch(self) -> None:
         """Hold the rank to its limits until one is broken or it is stopped otherwise."""
+        late = asyncio.get_running_loop().call_later(START_S, self._give_up, f"no process within {START_S:g} s")
+        self._timers.append(late)
         await self._started.wait()
+        late.cancel()
         now = asyncio.get_running_loop().time
         limits, started = self._limits, now()
         self._moved_at = started
@@ -268,7 +274,7 @@ class Keeper:
 
     def _kill_in(self, delay_s: float) -> None:
         self._later(delay_s, lambda: self._signal(signal.SIGKILL))
-        self._later(delay_s + PATIENCE_S, self._give_up)
+        self._later(delay_s + PATIENCE_S, lambda: self._give_up("it does not bury its dead"))
 
     def _later(self, delay_s: float, action: Callable[[], None]) -> None:
         if delay_s <= 0:
@@ -281,9 +287,9 @@ class Keeper:
         if self._to_launcher is not None and not self._to_launcher.is_closing():
             self._to_launcher.write(json.dumps({"op": "signal", "signal": int(number)}).encode() + b"\n")
 
-    def _give_up(self) -> None:
-        """The launcher does not bury its dead: treat it as gone, which ends _follow()."""
-        self._facts.lost = "the launcher does not answer"
+    def _give_up(self, reason: str) -> None:
+        """Treat the launcher as gone, which ends _follow()."""
+        self._facts.lost = f"the launcher does not answer: {reason}"
         if self._to_launcher is not None:
             self._to_launcher.close()
 
@@ -303,3 +309,12 @@ def _kernel_oom_kills() -> int:
         return int(counters[counters.index("oom_kill") + 1])
     except (OSError, ValueError):
         return 0
+
+
+def _last_line(log: Path) -> str:
+    """``: what it said last``; nothing if it said nothing."""
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((f": {line.strip()[:200]}" for line in reversed(lines) if line.strip()), "")

@@ -76,12 +76,14 @@ class CappedLog:
 
     def take(self) -> list[Piece]:
         """What to write now; empty if nothing has come since."""
+        if not self.changed:
+            return []
         pieces = []
         if self._head:
             pieces.append(Piece(self._head_written, bytes(self._head)))
             self._head_written += len(self._head)
             self._head.clear()
-        if self.changed and self.left_out:
+        if self.left_out:
             note = f"\n----- {self.left_out} bytes are left out here "
             marker = note.encode().ljust(MARKER_LENGTH - 1, b"-") + b"\n"
             tail = bytes(self._ring[len(self._ring) - self._target.tail_bytes :])

@@ -34,7 +34,7 @@ def parse(line: bytes) -> dict[str, Any]:
     """
     shown = repr(line if len(line) <= 60 else line[:60] + b"...")
     message: Any = None
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         message = json.loads(line) if line.endswith(b"\n") else None
     shape = SHAPES.get(message["op"]) if isinstance(message, dict) and isinstance(message.get("op"), str) else None
     if shape is None:
