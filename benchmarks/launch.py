@@ -60,7 +60,7 @@ def time_tasks(n_tasks: int) -> list[float]:
     """Seconds from submit to result of a task that does nothing."""
     round_trips = []
     with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         client.submit(int, pure=False).result()

@@ -34,7 +34,7 @@ def dask_storage_rate(trials: int) -> float:
     from optuna_integration import DaskStorage
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         study = optuna.create_study(storage=DaskStorage(client=client), sampler=optuna.samplers.RandomSampler())
