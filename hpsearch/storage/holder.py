@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psutil
 import sqlalchemy as sa
 
-from hpsearch.errors import StudyHeld
+from hpsearch.errors import StorageFailed, StudyHeld
 from hpsearch.storage import schema
 
 BEAT_S = 2.0
@@ -67,11 +67,13 @@ class Held:
         return sa.and_(c.study_id == self._key[1], c.token == self.token)
 
     def beat(self, connection: sa.Connection) -> Callable[[], None] | None:
-        """Say that the coordinator lives; StudyHeld if another took the study, or deleted it."""
+        """Say that the coordinator lives; StudyHeld if another took the study, StorageFailed if it was deleted."""
         fresh = {"heartbeat": clock(connection)}
         if connection.execute(sa.update(schema.COORDINATORS).where(self._mine).values(fresh)).rowcount != 1:
             holder = read_holder(connection, self._key[1])
-            raise StudyHeld(self._name, holder.words if holder else "nobody, for it was deleted")
+            if holder is None:
+                raise StorageFailed(f"study {self._name!r} was deleted while it ran")
+            raise StudyHeld(self._name, holder.words)
         return None
 
     def release(self, connection: sa.Connection) -> None:

@@ -5,6 +5,7 @@ refused at once, on the calling thread, before memory is changed.
 """
 
 import json
+import logging
 import math
 import uuid
 from collections.abc import Callable, Sequence
@@ -38,6 +39,9 @@ from hpsearch.storage.studies import delete_study, insert_study
 T = TypeVar("T")
 _SNAPSHOT = "this study is a snapshot: open it again to write to it"
 MAX_STEP = 2**31 - 1  # what PostgreSQL's integer holds
+
+
+_MEMORY_LOGGER = logging.getLogger("optuna.storages._in_memory")
 
 
 class Sink(Protocol):
@@ -94,7 +98,11 @@ class Mirror(InMemoryStorage):
     def restore(self, loaded: LoadedStudy) -> int:
         """Take over a study as the database has it; returns its id here."""
         with self._lock:
-            study_id = super().create_new_study(loaded.directions, loaded.name)
+            _MEMORY_LOGGER.disabled = True  # that a copy is held in memory is no news to anybody
+            try:
+                study_id = super().create_new_study(loaded.directions, loaded.name)
+            finally:
+                _MEMORY_LOGGER.disabled = False
             for key, value in loaded.user_attrs.items():
                 super().set_study_user_attr(study_id, key, value)
             for key, value in loaded.system_attrs.items():

@@ -16,7 +16,7 @@ from optuna.storages._rdb import models
 from sqlalchemy import Column, Double, Integer, String, Table, Text, UniqueConstraint
 
 from hpsearch.errors import StorageUnreachable
-from hpsearch.storage.connect import Location, reaching
+from hpsearch.storage.connect import Location
 
 VERSION = "1"
 NAME_LENGTH = 512  # Optuna's longest indexed string
@@ -136,17 +136,36 @@ REQUESTS = Table(
 OURS_OF_A_STUDY = (RECORDS, COORDINATORS, ATTEMPTS, METRICS, EVENTS, REQUESTS)
 
 
+@contextmanager
+def alone(location: Location, engine: sa.Engine) -> Iterator[None]:
+    """Open a study one at a time: concurrent first connects crash in Optuna ("table already exists")."""
+    if location.path is None:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK)))
+            try:
+                yield
+            finally:
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(_ADVISORY_LOCK)))
+        return
+    # The directory and not the file: closing another descriptor of the file would drop SQLite's locks on it.
+    descriptor = os.open(location.path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def prepare(location: Location, engine: sa.Engine) -> None:
-    """Make what is missing of the schema, once however many start at the same time; refuse one that is newer."""
-    with reaching(location), _alone(location, engine):
-        with engine.begin() as connection:
-            if sa.inspect(connection).has_table(SCHEMA.name):
-                check_version(location, connection)
-        _prepare_optuna(location)
-        metadata.create_all(engine)
-        with engine.begin() as connection:
-            if connection.scalar(sa.select(SCHEMA.c.version_num)) is None:
-                connection.execute(SCHEMA.insert(), {"version_num": VERSION})
+    """Make what is missing of the schema, while ``alone``; StorageUnreachable if it is newer than this hpsearch."""
+    with engine.begin() as connection:
+        if sa.inspect(connection).has_table(SCHEMA.name):
+            check_version(location, connection)
+    _prepare_optuna(location)
+    metadata.create_all(engine)
+    with engine.begin() as connection:
+        if connection.scalar(sa.select(SCHEMA.c.version_num)) is None:
+            connection.execute(SCHEMA.insert(), {"version_num": VERSION})
 
 
 def check_version(location: Location, connection: sa.Connection) -> None:
@@ -178,23 +197,3 @@ def _prepare_optuna(location: Location) -> None:
     finally:
         logging.getLogger("alembic").setLevel(level)
     storage.engine.dispose()
-
-
-@contextmanager
-def _alone(location: Location, engine: sa.Engine) -> Iterator[None]:
-    # Concurrent first connects crash in Optuna ("table already exists").
-    if location.path is None:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK)))
-            try:
-                yield
-            finally:
-                connection.execute(sa.select(sa.func.pg_advisory_unlock(_ADVISORY_LOCK)))
-        return
-    # The directory and not the file: closing another descriptor of the file would drop SQLite's locks on it.
-    descriptor = os.open(location.path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -159,16 +159,17 @@ def open_study(
     location = locate(url)
     engine = writing_engine(location)
     wanted = [StudyDirection[direction.upper()] for direction in directions]
+    held: Held | None = None
     try:
-        schema.prepare(location, engine)
-        with reaching(location):
+        with reaching(location), schema.alone(location, engine):
+            schema.prepare(location, engine)
             with engine.begin() as connection:
                 held, row = _hold(connection, location, name, wanted, fresh=fresh)
                 _put_record(connection, row, name, record)
-            with engine.connect() as connection:
-                loaded = load_study(connection, row)
-                attempts = load_attempts(connection, row)
+                loaded, attempts = load_study(connection, row), load_attempts(connection, row)
     except BaseException:
+        if held is not None:
+            held.forget()
         engine.dispose()
         raise
     duties = [

@@ -3,6 +3,7 @@
 The reference is stock ``RDBStorage`` itself: the same operations through both leave the same study behind.
 """
 
+import dataclasses
 import io
 import itertools
 import json
@@ -30,9 +31,11 @@ from optuna.study import StudyDirection
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.storage import Mirror, StudyRecord, StudyStore, connect, open_study, schema
+from hpsearch.errors import StudyHeld
+from hpsearch.storage import AttemptRow, Mirror, StudyRecord, StudyStore, open_study, peek, schema, send_request
 from hpsearch.storage.connect import locate, writing_engine
 from hpsearch.storage.writer import Writer
+from hpsearch.views import open_views
 
 RECORD = StudyRecord(spec_text="", space_json="{}", command="", directory="", version="0")
 
@@ -86,7 +89,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def _prepare(url: str) -> None:
     location = locate(url)
     engine = writing_engine(location)
-    schema.prepare(location, engine)
+    with schema.alone(location, engine):
+        schema.prepare(location, engine)
     engine.dispose()
 
 
@@ -283,20 +287,19 @@ class Commits:
             assert self._changed.wait_for(lambda: self._durable >= ticket, 30)
 
 
-def _open(url: str, name: str, commits: Commits, seed: int = 0) -> StudyStore:
-    return open_study(
-        url,
-        name,
-        directions=["minimize"],
-        metric_names=[],
-        record=RECORD,
-        sampler=optuna.samplers.RandomSampler(seed=seed),
-        pruner=optuna.pruners.NopPruner(),
-        fresh=False,
-        on_commit=commits,
-        on_error=_never,
-        on_request=_never,
-    )
+def _open(url: str, name: str, commits: Commits, seed: int = 0, **changes: Any) -> StudyStore:
+    arguments: dict[str, Any] = {
+        "directions": ["minimize"],
+        "metric_names": [],
+        "record": RECORD,
+        "sampler": optuna.samplers.RandomSampler(seed=seed),
+        "pruner": optuna.pruners.NopPruner(),
+        "fresh": False,
+        "on_commit": commits,
+        "on_error": _never,
+        "on_request": _never,
+    }
+    return open_study(url, name, **{**arguments, **changes})
 
 
 def _never(what: object) -> None:
@@ -434,6 +437,43 @@ def test_studies_of_stock_optuna_are_taken_over(url: str) -> None:
         assert study.trials[3].value == 0.125
 
 
+def test_what_optuna_does_not_see_is_the_same_on_both(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpsearch.storage.requests.POLL_S", 0.01)
+    assert peek(url, "digits") is None
+    commits, asked = Commits(), threading.Event()
+    store = _open(url, "digits", commits, on_request=lambda request: asked.set())
+    with pytest.raises(StudyHeld):
+        _open(url, "digits", Commits())
+    trial = store.study.ask(DISTRIBUTIONS)
+    for step, value in enumerate((0.5, math.nan, math.inf)):
+        trial.report(value, step)
+        store.put_metrics(0, 1, step, {"loss": value})
+    attempt = AttemptRow(trial=0, attempt=1, state="ended", reason="nul \x00", started=1.0, exit_code=-9)
+    store.put_attempt(attempt)
+    store.put_event("trial.failed", 0, 1, "died", {"n": 1})
+    store.study.tell(trial, 1.0)
+    send_request(url, "digits", "stop")
+    assert asked.wait(30)
+    commits.wait(store.ticket())
+    with open_views(url) as views:
+        assert views.study("digits").running
+        (view,) = views.trials("digits")
+        assert (view.steps, view.last_step, view.values, view.params) == (3, 2, (1.0,), trial.params)
+        assert views.best("digits") == view
+        assert view.attempts == [dataclasses.replace(attempt, reason="nul \N{REPLACEMENT CHARACTER}")]
+        assert [event.text for event in views.events("digits")] == ["died"]
+        with pytest.raises(sa.exc.DBAPIError, match=r"read-?only"), views._engine.connect() as connection:
+            connection.execute(sa.text("DELETE FROM studies"))
+    store.close()
+    assert peek(url, "digits") == RECORD
+    again = _open(url, "digits", Commits(), fresh=True)
+    assert (again.study.trials, again.attempts) == ([], {})
+    again.close()
+    with open_views(url) as views:
+        (summary,) = views.studies()
+        assert (summary.n_trials, summary.running) == (0, False)
+
+
 def test_many_may_open_an_empty_database_at_the_same_time(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     errors: list[BaseException] = []
@@ -452,4 +492,3 @@ def test_many_may_open_an_empty_database_at_the_same_time(tmp_path: Path) -> Non
     assert errors == []
     with _stock(url) as stock:
         assert len(optuna.get_all_study_names(stock)) == 4
-    assert connect.locate(url).path == tmp_path / "studies.db"

@@ -1,0 +1,273 @@
+"""The writer thread when the database is locked, loses an answer, or refuses."""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sa
+from optuna.distributions import FloatDistribution
+from optuna.study import StudyDirection
+from sqlalchemy.exc import DatabaseError, OperationalError
+from storage_desk import Desk, attempt
+
+from hpsearch.errors import HpsearchError, StorageFailed
+from hpsearch.storage import Mirror, schema
+from hpsearch.storage.connect import locate, writing_engine
+from hpsearch.storage.rows import Upsert
+from hpsearch.storage.writer import Duty, Writer
+from hpsearch.views import open_views
+
+SPACE = {f"x{i}": FloatDistribution(0, 1) for i in range(5)}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(f"sqlite:///{tmp_path / 'studies.db'}")
+    yield desk
+    desk.close()
+
+
+class Heard(logging.Handler):
+    """Lets a test wait until the writer says that it waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("storage.waiting"):
+            self.said.set()
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    handler = Heard()
+    logging.getLogger("hpsearch.storage.writer").addHandler(handler)
+    yield handler
+    logging.getLogger("hpsearch.storage.writer").removeHandler(handler)
+
+
+def test_a_locked_database_is_waited_for(desk: Desk, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpsearch.storage.connect.BUSY_S", 0.01)
+    store = desk.open()
+    desk.wait_durable(store)
+    durable = desk.durable
+    other = sqlite3.connect(desk.url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    for _ in range(10):
+        trial = store.study.ask(SPACE)
+        for step in range(3):
+            trial.report(0.5, step)
+        store.study.tell(trial, 1.0)
+    store.put_event("trial.completed", 9, 1, "done", {})
+    assert heard.said.wait(30)
+    assert desk.durable == durable  # nothing is called durable before it is
+    assert len(store.study.trials) == 10  # and nobody waited
+    other.execute("ROLLBACK")
+    other.close()
+    desk.wait_durable(store)
+    with open_views(desk.url) as views:
+        assert [(trial.number, trial.state, trial.steps) for trial in views.trials("digits")] == [
+            (number, "complete", 3) for number in range(10)
+        ]
+        assert len(views.events("digits")) == 1
+    assert desk.errors == []
+
+
+def test_abandoning_does_not_wait_for_a_lock(desk: Desk, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpsearch.storage.connect.BUSY_S", 0.01)
+    store = desk.open()
+    desk.wait_durable(store)
+    other = sqlite3.connect(desk.url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    store.study.ask()
+    assert heard.said.wait(30)
+    store.abandon()
+    other.close()
+    assert desk.open().study.trials == []
+
+
+# ----------------------------------------------------------------------------------------- a flaky engine
+
+
+class Flaky:
+    """An engine that raises ``faults`` one after the other, each after a transaction was committed for real."""
+
+    def __init__(self, engine: sa.Engine, faults: list[Exception], *, commit: bool) -> None:
+        self._engine = engine
+        self._faults = faults
+        self._commit = commit
+        self.n_begun = 0
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        self.n_begun += 1
+        if self._faults and not self._commit:
+            raise self._faults.pop(0)
+        with self._engine.begin() as connection:
+            yield connection
+        if self._faults:
+            raise self._faults.pop(0)
+
+
+def locked() -> OperationalError:
+    return OperationalError("COMMIT", {}, sqlite3.OperationalError("database is locked"))
+
+
+class Bench:
+    """A mirror over a flaky engine, with the desk's schema."""
+
+    def __init__(self, desk: Desk, *, duties: tuple[Duty, ...] = (), patience_s: float = 60.0) -> None:
+        desk.open("unused").close()
+        self.faults: list[Exception] = []
+        self.durable: list[int] = []
+        self.errors: list[HpsearchError] = []
+        self.failed = threading.Event()
+        self._real = writing_engine(locate(desk.url))
+        self.engine = Flaky(self._real, self.faults, commit=True)
+        self.writer = Writer(
+            cast("sa.Engine", self.engine),
+            on_commit=self.durable.append,
+            on_error=self._failed,
+            duties=duties,
+            patience_s=patience_s,
+        )
+        self.mirror = Mirror(self.writer)
+
+    def _failed(self, error: HpsearchError) -> None:
+        self.errors.append(error)
+        self.failed.set()
+
+    def close(self) -> None:
+        self.writer.close(drain=True)
+        self._real.dispose()
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self._real.connect() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(query)]
+
+
+def test_a_commit_whose_answer_was_lost_is_not_doubled(desk: Desk) -> None:
+    bench = Bench(desk)
+    study = bench.mirror.create_new_study([StudyDirection.MINIMIZE], "digits")
+    bench.faults += [locked(), locked()]
+    with bench.writer.together():
+        for _ in range(3):
+            trial = bench.mirror.create_new_trial(study)
+            bench.mirror.set_trial_param(trial, "x", 0.5, FloatDistribution(0, 1))
+            bench.mirror.set_trial_intermediate_value(trial, 1, 0.25)
+            bench.mirror.set_trial_user_attr(trial, "host", "a")
+        event = {"token": 1, "serial": 1, "time": 0.0, "kind": "k", "text": "", "fields": "{}"}
+        bench.writer.put([Upsert(schema.EVENTS, study, event)])
+    bench.mirror.create_new_trial(study)
+    bench.close()
+    assert bench.rows("select number from trials order by trial_id") == [(0,), (1,), (2,), (3,)]
+    for table in ("trial_params", "trial_intermediate_values", "trial_user_attributes"):
+        assert bench.rows(f"select count(*), count(distinct trial_id) from {table}") == [(3, 3)]
+    assert bench.rows("select count(*) from hpsearch_event") == [(1,)]
+    assert bench.errors == []
+    assert bench.durable == sorted(bench.durable)
+    assert bench.durable[-1] == bench.writer.ticket
+
+
+def test_a_refused_write_is_told_once_and_ends_the_writing(desk: Desk) -> None:
+    bench = Bench(desk)
+    study = bench.mirror.create_new_study([StudyDirection.MINIMIZE], "digits")
+    bench.engine._commit = False
+    bench.faults.append(DatabaseError("INSERT", {}, sqlite3.DatabaseError("database disk image is malformed")))
+    bench.mirror.create_new_trial(study)
+    assert bench.failed.wait(30)
+    bench.mirror.create_new_trial(study)  # dropped, not raised: whoever has to know was told
+    with pytest.raises(StorageFailed, match="closed"):
+        bench.mirror.create_new_study([StudyDirection.MINIMIZE], "letters")
+    bench.close()
+    (error,) = bench.errors
+    assert isinstance(error, StorageFailed)
+    assert "malformed" in str(error)
+    assert bench.durable == []
+    assert bench.rows("select count(*) from trials") == [(0,)]
+
+
+def test_patience_ends(desk: Desk) -> None:
+    bench = Bench(desk, patience_s=0.0)
+    study = bench.mirror.create_new_study([StudyDirection.MINIMIZE], "digits")
+    bench.faults += [locked(), locked()]
+    bench.mirror.create_new_trial(study)
+    assert bench.failed.wait(30)
+    bench.close()
+    assert "database is locked" in str(bench.errors[0])
+
+
+def test_a_duty_that_fails_is_told(desk: Desk) -> None:
+    def work(connection: sa.Connection) -> None:
+        raise ZeroDivisionError("oh")
+
+    bench = Bench(desk, duties=(Duty(0.01, work),))
+    assert bench.failed.wait(30)
+    bench.close()
+    assert "ZeroDivisionError: oh" in str(bench.errors[0])
+
+
+def test_waiting_work_is_answered_when_the_writer_ends(desk: Desk) -> None:
+    bench = Bench(desk)
+    begun, go = threading.Event(), threading.Event()
+    answers: list[BaseException | int] = []
+
+    def slow(connection: sa.Connection) -> int:
+        begun.set()
+        go.wait(30)
+        return 1
+
+    def ask(work: Any) -> None:
+        try:
+            answers.append(bench.writer.run(work))
+        except StorageFailed as error:
+            answers.append(error)
+
+    first = threading.Thread(target=ask, args=(slow,))
+    first.start()
+    assert begun.wait(30)
+    second = threading.Thread(target=ask, args=(lambda connection: 2,))
+    with bench.writer._changed:
+        second.start()
+        bench.writer._abandoned.set()
+        bench.writer._changed.wait_for(lambda: bench.writer._n_calls == 1, 30)
+    go.set()
+    first.join()
+    second.join()
+    bench.close()
+    assert 1 in answers
+    assert any(isinstance(answer, StorageFailed) for answer in answers)
+
+
+def test_work_that_somebody_waits_for_breaks_a_hold(desk: Desk) -> None:
+    bench = Bench(desk)
+    with bench.writer.together():
+        study = bench.mirror.create_new_study([StudyDirection.MINIMIZE], "digits")
+        bench.mirror.create_new_trial(study)
+        bench.mirror.delete_study(study)
+    bench.close()
+    assert bench.rows("select study_name from studies") == [("unused",)]
+    assert bench.errors == []
+
+
+def test_reports_wait_for_company_and_states_do_not(desk: Desk) -> None:
+    store = desk.open()
+    trial = store.study.ask(SPACE)
+    desk.wait_durable(store)
+    before = store.n_commits
+    with store.together():  # so that no slow machine comes in between
+        for step in range(10):
+            trial.report(1.0, step)
+        store.put_metrics(0, 1, 1, {"loss": 1.0})
+    assert not store._writer._urgent
+    desk.wait_durable(store)
+    assert store.n_commits == before + 1
+    store.put_attempt(attempt(0))
+    desk.wait_durable(store)
+    store.close()
