@@ -15,7 +15,7 @@ import optuna
 
 from hpsearch.cluster import borrow
 from hpsearch.coordinator.announcer import Listener
-from hpsearch.coordinator.loop import Inbound
+from hpsearch.coordinator.inbound import Inbound
 from hpsearch.coordinator.session import Outcome, Session
 from hpsearch.errors import HpsearchError, UsageError
 from hpsearch.events import DrainRequested, KillRequested
@@ -125,9 +125,8 @@ def optimize(
         raise UsageError("optimize() takes direction or directions, not both")
     goals = list(directions) if directions is not None else [direction or "minimize"]
     with _storage_url(storage) as url:
-        name = study_name or f"study-{uuid.uuid4().hex[:12]}"
         spec = StudySpec(
-            name=name,
+            name=study_name or f"study-{uuid.uuid4().hex[:12]}",
             objective=_pickled(objective),
             metrics=tuple(_metric(goal, index, len(goals)) for index, goal in enumerate(goals)),
             parameters=Space(),
@@ -143,17 +142,21 @@ def optimize(
         session = Session(
             spec=spec,
             sampler=sampler or build_sampler(spec.sampler, seed=None, space=spec.parameters),
-            pruner=pruner or optuna.pruners.MedianPruner(),
+            pruner=pruner or build_pruner(spec.pruner),
             listener=listener or _deaf,
             connection=borrow(client) if client is not None else None,
         )
-        with _interrupts(session.inbound, enabled=True):
-            outcome = session.run()
-        if outcome.exit_code == 130:
-            raise KeyboardInterrupt(outcome.reason)
-        if outcome.exit_code:
-            raise StudyFailed(outcome.reason, outcome.exit_code)
-        return _loaded(name, url, keep=storage is not None)
+        _run_to_success(session)
+        return _loaded(spec.name, url, keep=storage is not None)
+
+
+def _run_to_success(session: Session) -> None:
+    with _interrupts(session.inbound, enabled=True):
+        outcome = session.run()
+    if outcome.exit_code == 130:
+        raise KeyboardInterrupt(outcome.reason)
+    if outcome.exit_code:
+        raise StudyFailed(outcome.reason, outcome.exit_code)
 
 
 def _metric(goal: str, index: int, n_goals: int) -> Metric:

@@ -61,7 +61,7 @@ class Link:
         self._run = uuid.uuid4().hex[:8]  # keeps the task keys of two runs apart
         self._plugin = SupervisorPlugin(self._client.id, imports, env, launcher_path)
         self._open = False
-        self._futures: dict[RankKey, Future[list[dict[str, Any]]]] = {}
+        self._futures: dict[RankKey, Future[Any]] = {}
 
     @property
     def n_workers(self) -> int:
@@ -84,7 +84,7 @@ class Link:
     def launch(self, seat: Seat, key: RankKey, order: dict[str, Any]) -> None:
         """Submit one rank's supervisor, pinned to the worker of its seat."""
         trial, attempt, rank = key
-        future = self._client.submit(
+        future: Future[Any] = self._client.submit(
             supervise,
             {**order, "client": self._client.id},
             key=f"{self._study}-trial-{trial}-attempt-{attempt}-rank-{rank}-{self._run}",

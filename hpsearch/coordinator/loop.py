@@ -1,15 +1,14 @@
 """The coordinator: event in, lifecycle, commands out. The only writer of the study."""
 
-import queue
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, assert_never
 
 from hpsearch.channel import Inbox
 from hpsearch.coordinator.announcer import Announcer
 from hpsearch.coordinator.attempts import Attempts
+from hpsearch.coordinator.inbound import Committed, Inbound, Incoming, WritesFailed
 from hpsearch.coordinator.link import Arrived, Link, TaskDone
 from hpsearch.coordinator.orders import Orders
 from hpsearch.coordinator.proposals import Proposal, Proposals
@@ -51,44 +50,6 @@ TICK_S = 0.5
 KILL_S = 3.0  # from the second Ctrl-C to leaving what does not answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Committed:
-    """Everything queued up to this ticket is durable."""
-
-    ticket: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WritesFailed:
-    """The storage gave up; nothing can be acknowledged any more."""
-
-    error: HpsearchError
-
-
-Incoming = Arrived | TaskDone | Committed | WritesFailed | Request | AnyEvent
-
-
-class Inbound:
-    """The one queue into the coordinator; everything may put, only the coordinator takes.
-
-    A SimpleQueue, because its ``put`` may be called from a signal handler.
-    """
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
-
-    def put(self, incoming: Incoming) -> None:
-        """From any thread, and from a signal handler."""
-        self._queue.put(incoming)
-
-    def get(self, timeout_s: float) -> Incoming:
-        """The next one, or a tick when none came in time."""
-        try:
-            return self._queue.get(timeout=timeout_s)
-        except queue.Empty:
-            return Ticked()
-
-
 class Coordinator:
     """Runs one study to its end.
 
@@ -128,6 +89,7 @@ class Coordinator:
         self._after_commit: deque[tuple[int, Callable[[], None]]] = deque()
         self._durable = 0  # the highest ticket known to be committed
         self._kill_by: float | None = None
+        self._said_draining = False
         self._finish: Finish | None = None
         self._error: HpsearchError | None = None
 
@@ -176,7 +138,11 @@ class Coordinator:
             self._finish = Finish(reason="killed", exit_code=130)
 
     def _feed(self, event: AnyEvent) -> None:
-        for command in self._lifecycle.handle(event, now=self._clock()):
+        commands = self._lifecycle.handle(event, now=self._clock())
+        if self._lifecycle.draining and not self._said_draining:
+            self._said_draining = True
+            self._announcer.say("study.draining", reason=self._lifecycle.draining)
+        for command in commands:
             self._execute(command)
 
     def _arrived(self, body: dict[str, Any]) -> None:

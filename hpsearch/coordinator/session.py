@@ -20,8 +20,9 @@ from hpsearch import storage
 from hpsearch.budget import Budgets
 from hpsearch.cluster import Connection, open_address, open_local, plan_local
 from hpsearch.coordinator.announcer import Announcer, Listener
+from hpsearch.coordinator.inbound import Committed, Inbound, WritesFailed
 from hpsearch.coordinator.link import Link
-from hpsearch.coordinator.loop import Committed, Coordinator, Inbound, WritesFailed
+from hpsearch.coordinator.loop import Coordinator
 from hpsearch.coordinator.orders import Orders, thread_environment
 from hpsearch.coordinator.proposals import Proposals
 from hpsearch.errors import SpaceChanged, UsageError

@@ -6,7 +6,6 @@ code with any order of events. Stale words are refused by identity: an event of 
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import assert_never
 
 from hpsearch.budget import Budgets, Standing
@@ -39,58 +38,11 @@ from hpsearch.events import (
     WorkerJoined,
     WorkerLost,
 )
+from hpsearch.lifecycle.record import MAX_LOST, RETRY_WORD, LiveTrial, RetryRules, decisive
 from hpsearch.placement import SlotTable
 
-# A job that takes its worker down each time looks like bad luck each time; somewhere it has to end.
-MAX_LOST = 20
 # A nanny is back within seconds; longer than this without any worker is no hiccup.
 WORKERLESS_S = 60.0
-
-# What `retry.on` calls the causes that are the job's own.
-_RETRY_WORD = {
-    Cause.ERROR: "error",
-    Cause.BAD_RESULT: "error",
-    Cause.EXIT: "error",
-    Cause.SIGNAL: "error",
-    Cause.TIMEOUT: "timeout",
-    Cause.STALLED: "timeout",
-    Cause.OOM: "oom",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryRules:
-    """Which ends are worth another attempt, and how many of those the job may cause itself."""
-
-    max: int = 2
-    on: frozenset[str] = frozenset({"lost"})
-
-
-@dataclass(slots=True)
-class _Trial:
-    """A trial that is not over: waiting for seats, or running its current attempt."""
-
-    number: int
-    attempt: int
-    next_step: int | None
-    n_charged: int
-    n_lost: int
-    seats: tuple[Seat, ...] = ()
-    exits: dict[int, Ending] = field(default_factory=dict)  # rank -> how it ended, in order of arrival
-    last_step: int = -1
-    stop: tuple[Cause, str] | None = None
-
-    @property
-    def holder(self) -> str:
-        return f"trial {self.number} attempt {self.attempt}"
-
-    @property
-    def running(self) -> bool:
-        return bool(self.seats)
-
-    @property
-    def alive(self) -> tuple[Seat, ...]:
-        return tuple(seat for seat in self.seats if seat.rank not in self.exits)
 
 
 class Lifecycle:
@@ -109,7 +61,7 @@ class Lifecycle:
         self._retry = retry
         self._grace_s = grace_s
         self.standing = Standing(budgets)
-        self._trials: dict[int, _Trial] = {}  # not over, by number
+        self._trials: dict[int, LiveTrial] = {}  # not over, by number
         self._ready: deque[int] = deque()
         self._n_asked = 0  # Ask sent, not answered yet
         self._exhausted = False
@@ -141,9 +93,9 @@ class Lifecycle:
         return len(self._trials)
 
     @property
-    def draining(self) -> bool:
-        """Whether nothing new is started any more."""
-        return self._ending is not None
+    def draining(self) -> str:
+        """Why nothing new is started any more; empty while the search goes on."""
+        return self._ending[0] if self._ending else ""
 
     # --------------------------------------------------------------------------------------- events
 
@@ -212,7 +164,7 @@ class Lifecycle:
             self._n_asked -= 1
         if self._ending:
             return [Requeue(trial=event.trial)]
-        self._trials[event.trial] = _Trial(
+        self._trials[event.trial] = LiveTrial(
             event.trial, event.attempt, event.next_step, n_charged=event.n_charged, n_lost=event.n_lost
         )
         self._ready.append(event.trial)
@@ -267,7 +219,7 @@ class Lifecycle:
 
     # -------------------------------------------------------------------------------- ends of attempts
 
-    def _rank_ended(self, record: _Trial, rank: int, ending: Ending) -> Iterable[AnyCommand]:
+    def _rank_ended(self, record: LiveTrial, rank: int, ending: Ending) -> Iterable[AnyCommand]:
         if rank in record.exits:
             return []
         record.exits[rank] = ending
@@ -277,9 +229,9 @@ class Lifecycle:
             # One rank alone cannot go on, and its peers would wait for it in a collective for ever.
             return self._stop(record, ending.cause, f"rank {rank}: {ending.reason}", self._grace_s)
         self._table.release(record.holder)
-        return self._attempt_ended(record, _decisive(record.exits))
+        return self._attempt_ended(record, decisive(record.exits))
 
-    def _attempt_ended(self, record: _Trial, ending: Ending) -> list[AnyCommand]:
+    def _attempt_ended(self, record: LiveTrial, ending: Ending) -> list[AnyCommand]:
         retry = self._wants_retry(record, ending)
         ended = EndAttempt(trial=record.number, attempt=record.attempt, ending=ending, retry=retry)
         if retry:
@@ -297,18 +249,18 @@ class Lifecycle:
             return [ended, Requeue(trial=record.number)]
         return [ended, self._tell(record, ending)]
 
-    def _wants_retry(self, record: _Trial, ending: Ending) -> bool:
+    def _wants_retry(self, record: LiveTrial, ending: Ending) -> bool:
         if self._ending:
             return False
         if ending.cause is Cause.LOST:
             return "lost" in self._retry.on and record.n_lost < MAX_LOST
-        return _RETRY_WORD.get(ending.cause) in self._retry.on and record.n_charged < self._retry.max
+        return RETRY_WORD.get(ending.cause) in self._retry.on and record.n_charged < self._retry.max
 
-    def _tell(self, record: _Trial, ending: Ending) -> Tell:
+    def _tell(self, record: LiveTrial, ending: Ending) -> Tell:
         self.standing.count(ending.cause, ending.values)
         return Tell(trial=record.number, attempt=record.attempt, ending=ending)
 
-    def _stop(self, record: _Trial, cause: Cause, reason: str, grace_s: float) -> list[AnyCommand]:
+    def _stop(self, record: LiveTrial, cause: Cause, reason: str, grace_s: float) -> list[AnyCommand]:
         record.stop = (cause, reason)
         return [
             StopAttempt(
@@ -399,10 +351,3 @@ class Lifecycle:
             reason, exit_code = f"{reason}, but no trial succeeded", 3
         self._finished = True
         return [Finish(reason=reason, exit_code=exit_code)]
-
-
-def _decisive(exits: dict[int, Ending]) -> Ending:
-    """The end that counts for the gang: the first fault, else what rank 0 says."""
-    fine = (Cause.RETURNED, Cause.PRUNED)
-    faults = [ending for ending in exits.values() if ending.cause not in fine]
-    return faults[0] if faults else exits[min(exits)]
