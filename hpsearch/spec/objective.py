@@ -73,7 +73,9 @@ def check_module(module: str, name: str, what: str) -> None:
     Raises NotFound. Nothing is imported: packages are followed by their folders.
     """
     if _MODULE.fullmatch(module) is None:
-        raise NotFound(f"{shown(module)} is no module's name: write package.module:{name}, or a file that ends in .py")
+        raise NotFound(f"{shown(module)} is no module's name: write package.module:{what}")
+    if not name.isidentifier():
+        raise NotFound(f"{shown(name)} is no {what}'s name: write package.module:{what}")
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -101,8 +103,7 @@ def check_defined(path: Path, name: str, what: str) -> None:
     elif "*" not in names and "__getattr__" not in names:
         kind = ast.ClassDef if what == "class" else ast.FunctionDef
         known = [key for key, node in names.items() if isinstance(node, kind) and not key.startswith("_")]
-        near = suggestion(name, known) if known else ""
-        raise NotFound(f"{_short(path)} has no {what} '{printable(name)}'{near}")
+        raise NotFound(f"{_short(path)} has no {what} '{printable(name)}'{suggestion(name, known)}")
 
 
 def _folders(item: Item) -> list[Path]:

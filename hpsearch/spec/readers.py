@@ -122,7 +122,8 @@ class Text:
         if not isinstance(value, str) or not value.strip():
             item.expected(self.wish)
             return None
-        if (wrong := self.check(value)) is not None:
+        wrong = self.check(value) if value.isprintable() else "must not contain control characters"
+        if wrong is not None:
             item.problem(wrong)
             return None
         return value

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from hpsearch.errors import Problem, StudyFileError
 
+MAX_PROBLEMS = 100  # in one message
+
 Scalar = None | bool | int | float | str
 
 
@@ -33,7 +35,9 @@ class Report:
     def check(self) -> None:
         """Raise StudyFileError if there was any problem; those of a file in the order of its lines."""
         if self._problems:
-            raise StudyFileError(sorted(self._problems, key=_place))
+            problems = sorted(self._problems, key=_place)
+            more = [Problem("", "", f"and {len(problems) - MAX_PROBLEMS} more problems")]
+            raise StudyFileError(problems[:MAX_PROBLEMS] + (more if len(problems) > MAX_PROBLEMS else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,5 +127,5 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     # difflib is quadratic: nobody meant a word of a thousand letters anyway.
     near = difflib.get_close_matches(word, known, n=1) if len(word) <= 64 else []
     if near:
-        return f" (did you mean '{near[0]}'?)"
-    return f" (known: {', '.join(known)})" if len(known) <= 16 else ""
+        return f" (did you mean '{printable(near[0])}'?)"
+    return f" (known: {', '.join(printable(one) for one in known)})" if 0 < len(known) <= 16 else ""

@@ -29,6 +29,7 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 24
 MAX_VALUES = 20_000  # after aliases are expanded, so that a few lines can't stand for millions of values
 MAX_DIGITS = 400
+MAX_LINE = 200_000  # ruamel's time for a tag grows with the square of its length
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -39,6 +40,7 @@ _WORDS: dict[str, Scalar] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -103,6 +105,8 @@ def _check_characters(text: str, label: str, report: Report) -> None:
         indent = line[: len(line) - len(line.lstrip())]
         if "\t" in indent and line.strip():
             report.add(f"{label}:{number}:{indent.index(chr(9)) + 1}", "", "a tab: YAML is indented by spaces")
+        if len(line) > MAX_LINE:
+            report.add(f"{label}:{number}:1", "", f"a line of over {MAX_LINE} characters")
         if found := _UNREADABLE.search(line):
             report.add(f"{label}:{number}:{found.start() + 1}", "", f"unreadable character U+{ord(found[0]):04X}")
 
@@ -173,6 +177,9 @@ class _Builder:
         return node
 
     def _scalar(self, event: Any) -> Scalar:
+        if _SURROGATE.search(event.value):
+            self._report.add(self._where(event), "", "half a character: no database could keep it")
+            return None
         if not event.implicit[0]:  # quoted, or a block of text
             return str(event.value)
         try:
@@ -193,6 +200,8 @@ class _Builder:
             if not isinstance(event, ScalarEvent):
                 raise _refused(event, "a key must be a word, not an alias, a list or a mapping")
             key, where = str(event.value), self._where(event)
+            if _SURROGATE.search(key):
+                raise _refused(event, "half a character in a key")
             self._count(event)
             child = self._node(next(self._events), depth + 1)
             if child.value is None and not child.text:  # ruamel sees an empty value where the next key begins
@@ -228,22 +237,21 @@ def _events(text: str) -> Iterator[Any]:
     """ruamel's events of a text, its errors as ours."""
     yaml = YAML(typ="safe", pure=True)
     parsed = yaml.parse(text)
+    line, column = 1, 1  # where the last thing that could be read ends
     while True:
         try:
             event = next(parsed)
+            line, column = event.end_mark.line + 1, event.end_mark.column + 1
         except StopIteration:
             return
         except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            if (mark := error.problem_mark or error.context_mark) is not None:
+                line, column = mark.line + 1, mark.column + 1
             raise _Refused(line, column, f"is not YAML: {_words(error)}") from None
-        except RecursionError:
-            raise
         except Exception as error:
-            # ruamel's scanner trips over some broken texts with IndexError, ValueError and the like;
-            # to the person it is all the same.
-            reader = yaml.reader
-            raise _Refused(reader.line + 1, reader.column + 1, f"is not YAML: {printable(str(error))}") from None
+            # ruamel trips over some broken texts with IndexError, OverflowError and the like;
+            # to the person it is all the same
+            raise _Refused(line, column, f"is not YAML: {printable(str(error))}") from None
         yield event
 
 

@@ -98,6 +98,10 @@ ADDED: dict[str, tuple[str, ...]] = {
         "sampler: 'no_such_module_here:Mine'",
         "4:10: sampler: there is no module 'no_such_module_here' here or among the installed ones",
     ),
+    "class without a name": (
+        "sampler: 'json:'",
+        "4:10: sampler: '' is no class's name: write package.module:class",
+    ),
     "class missing": (
         "sampler: 'train:Mine'",
         "4:10: sampler: train.py has no class 'Mine' (known: Sampler)",
@@ -220,6 +224,11 @@ ADDED: dict[str, tuple[str, ...]] = {
     "second document": ("---\nname: two", "4:1: a second document: one study a file"),
     "key that is a list": ("[a, b]: 3", "4:1: a key must be a word, not an alias, a list or a mapping"),
     "bracket left open": ("parameters: {lr: [1, 2", "5:1: is not YAML: while parsing a flow sequence..."),
+    "line without end": (f"name: {'!' * 200_000}", "4:1: a line of over 200000 characters"),
+    "half a character": ('name: "\\ud800"', "4:7: half a character: no database could keep it"),
+    "half a character in a key": ('"\\ud800": 1', "4:1: half a character in a key"),
+    "directory with NUL": ('directory: "a\\0"', "4:12: directory: must not contain control characters"),
+    "character past Unicode": ('name: "\\UFFFFFFFF"', "4:5: is not YAML: Python int too large to convert to C int"),
     "number of a thousand digits": (f"seed: {'9' * 1000}", "4:7: a number of 1000 digits"),
     "deep nesting": (f"name: {'[' * 100}{']' * 100}", "4:30: nested deeper than 24 levels"),
     "deep blocks": (
@@ -278,7 +287,7 @@ OBJECTIVES = {
     "nowhere_to_be_found:train": "there is no module 'nowhere_to_be_found' here or among the installed ones",
     "json.nowhere:train": "'json' has no module 'nowhere' in it",
     "json:trian": "has no function 'trian'",
-    "a-b:train": "'a-b' is no module's name: write package.module:train, or a file that ends in .py",
+    "a-b:train": "'a-b' is no module's name: write package.module:function",
     "[a, b]": "must be path/to/file.py:function or package.module:function (got a list)",
 }
 
@@ -368,6 +377,12 @@ def test_a_file_that_cannot_be_read_is_refused(source, expected):
     with pytest.raises(StudyFileError) as raised:
         load_study(source)
     assert str(raised.value).startswith(expected)
+
+
+def test_a_flood_of_problems_is_cut_short():
+    lines = problems(BASE + "budget: 1\n" * 1000)
+    assert len(lines) == 101
+    assert lines[-1] == "and 900 more problems"
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_lines():
