@@ -1,14 +1,8 @@
-"""What a training job sees: its parameters, its place in the gang, its checkpoints, and whether to go on.
-
-:class:`Trial` is an ``optuna.trial.BaseTrial``, so an ordinary Optuna objective runs unchanged. It lives in a rank's
-own process and talks to the supervisor in lines of JSON over a socket; nothing of it reaches a database.
-"""
+"""The trial of a training job that a search runs."""
 
 import datetime
 import json
 import math
-import socket
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -27,77 +21,12 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from hpsearch import checkpoint
+from hpsearch.trial.line import Line, TrialStopped
 
 if TYPE_CHECKING:
     import torch
 
-MAX_LINE = 1 << 20  # bytes of one message
-CHUNK = 1 << 16
-
 Choice = TypeVar("Choice")
-
-
-class TrialStopped(BaseException):
-    """The supervisor asks this attempt to end; raised by the next call that talks to it.
-
-    Not an ``Exception``, so that ``except Exception`` in a training loop lets it pass.
-    """
-
-
-class Line:
-    """A rank's end of the channel to its supervisor: JSON objects, one a line, both ways. Threads may share it."""
-
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self._heard = b""
-        self._sending = threading.Lock()
-        self._receiving = threading.Lock()
-
-    def assignment(self) -> dict[str, Any]:
-        """The first line, which says what to do; of any length, since an objective may travel in it."""
-        while b"\n" not in self._heard:
-            data = self._channel.recv(CHUNK)
-            if not data:
-                raise EOFError("the supervisor left before it said what to do")
-            self._heard += data
-        line, _, self._heard = self._heard.partition(b"\n")
-        return dict(json.loads(line))
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send one message; ValueError for one that is too long."""
-        line = json.dumps(message).encode() + b"\n"
-        if len(line) > MAX_LINE:
-            raise ValueError(f"{message['op']}: {len(line)} bytes are too long, the limit is {MAX_LINE}")
-        with self._sending:
-            self._channel.sendall(line)
-
-    def receive(self, take: Callable[[dict[str, Any]], None], until: Callable[[], bool] | None = None) -> None:
-        """Hand what has come to ``take``; given ``until``, wait for more as long as that is false.
-
-        Raises:
-            TrialStopped: nobody is at the other end any more.
-        """
-        if not self._receiving.acquire(blocking=until is not None):
-            return  # another thread is at it
-        try:
-            self._pull(take, socket.MSG_DONTWAIT)
-            while until is not None and not until():
-                self._pull(take, 0)
-        finally:
-            self._receiving.release()
-
-    def _pull(self, take: Callable[[dict[str, Any]], None], flags: int) -> None:
-        try:
-            data = self._channel.recv(CHUNK, flags)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            data = b""
-        if not data:
-            raise TrialStopped("the supervisor is gone")
-        *lines, self._heard = (self._heard + data).split(b"\n")
-        for line in lines:
-            take(json.loads(line))
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,53 +293,6 @@ class Trial(BaseTrial):
         return self._datetime_start
 
 
-class StandIn(Trial):
-    """The trial of a script that no search runs: middle values, printed reports, no pruning, no checkpoints."""
-
-    def __init__(self, defaults: Mapping[str, Any]) -> None:
-        assignment = {
-            "study": "none", "trial": 0, "attempt": 1, "rank": 0, "local_rank": 0, "world_size": 1, "seed": None,
-            "params": defaults, "distributions": {}, "user_attrs": {}, "directory": ".", "directions": ["minimize"],
-            "next_decision_step": None, "datetime_start": datetime.datetime.now().isoformat(),
-        }  # fmt: skip
-        super().__init__(assignment, None)
-
-    def _ask(self, name: str, distribution: BaseDistribution) -> Any:
-        return _middle(distribution)
-
-    def report(self, value: float, step: int, **more_metrics: float) -> None:
-        """Print it."""
-        super().report(value, step, **more_metrics)
-        more = "".join(f" {name}={metric:g}" for name, metric in more_metrics.items())
-        sys.stdout.write(f"step {step}: {value:g}{more}\n")
-
-    def save(self, state: Mapping[str, Any], step: int) -> None:
-        """Nothing: there is no trial to keep it with."""
-
-    def load(self, state: MutableMapping[str, Any]) -> int:
-        """Always a fresh start: 0."""
-        return 0
-
-
-_current: Trial | None = None
-
-
-def current(**defaults: Any) -> Trial:
-    """The trial that this process runs, or a stand-in when the script runs by itself.
-
-    Args:
-        defaults: parameters of the stand-in; a search has its own. Others that the script suggests get the middle of
-            their range, or their first choice.
-    """
-    return _current if _current is not None else StandIn(defaults)
-
-
-def enter(trial: Trial) -> None:
-    """Make it the trial of this process. For the rank process."""
-    global _current
-    _current = trial
-
-
 def _float(name: str, value: Any) -> float:
     try:
         return float(value)
@@ -420,14 +302,3 @@ def _float(name: str, value: Any) -> float:
 
 def _equal(known: BaseDistribution, asked: BaseDistribution) -> bool:
     return known == asked or distribution_to_json(known) == distribution_to_json(asked)
-
-
-def _middle(distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = distribution.low, distribution.high
-    middle = math.sqrt(low * high) if distribution.log else (low + high) / 2
-    if distribution.step and not distribution.log:
-        middle = low + distribution.step * ((high - low) / distribution.step // 2)
-    return round(middle) if isinstance(distribution, IntDistribution) else middle
