@@ -1,14 +1,14 @@
-"""What several verbs share: their options, the command line as it was typed, and how a study is found."""
+"""What several verbs share: their options, the command line as it was typed, and how a study is found.
+
+Even small modules are imported where they are used: ``--help`` needs none of them.
+"""
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import quote
 
 import typer
 
@@ -43,6 +43,8 @@ class Invocation:
 
     def resume_command(self) -> str:
         """The same command, ready to paste: without ``--fresh``, and with passwords masked."""
+        import shlex
+
         kept: list[str] = []
         for n, argument in enumerate(self.arguments):
             if argument == "--":
@@ -115,6 +117,8 @@ def names(studies: Sequence["StudySummary"], most: int = 8) -> str:
 
 def where_options(storage: str | None, name: str | None) -> str:
     """The options with which the look verbs find this study again from the same directory and environment."""
+    import shlex
+
     parts = []
     if storage is not None and storage != (os.environ.get("HPSEARCH_STORAGE") or DEFAULT_STORAGE):
         parts += ["--storage", without_password(storage)]
@@ -134,6 +138,8 @@ def holds_others(storage: str, name: str) -> bool:
     if not Path(path).is_file():
         return False
     import sqlite3
+    from contextlib import closing
+    from urllib.parse import quote
 
     try:
         with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=1.0)) as database:

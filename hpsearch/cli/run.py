@@ -1,6 +1,5 @@
 """``hpsearch run``: reads the study, hands it to the coordinator, shows what happens."""
 
-import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -85,6 +84,8 @@ def run(
 
 
 def _search(spec: "StudySpec", invocation: Invocation, *, fresh: bool, plain: bool, json: bool) -> int:
+    import logging
+
     from hpsearch.console import Hints, choose_mode, open_console
 
     mode = choose_mode(plain=plain, json=json, stream=sys.stdout, term=os.environ.get("TERM", ""))

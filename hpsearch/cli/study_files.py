@@ -1,6 +1,5 @@
 """Verbs about files: ``validate``, ``schema``, ``init``."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +35,8 @@ def schema() -> None:
 
     Editors complete and check by it: `# yaml-language-server: $schema=FILE`.
     """
+    import json
+
     from hpsearch.spec import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
@@ -48,6 +49,8 @@ def init(
 
     A study file, a training job, and the schema for editors. Nothing is overwritten.
     """
+    import json
+
     from hpsearch.cli.templates import STUDY, TRAIN
     from hpsearch.spec import json_schema
 

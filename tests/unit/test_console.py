@@ -9,82 +9,16 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
+from notices import HINTS, T0, begun, completed, failed, finished, folded, notice, pruned, reported, started
 from rich.console import Console as RichConsole
 
 from hpsearch.console import Console, Hints, choose_mode, open_console
 from hpsearch.console.frame import frame
 from hpsearch.console.live import LiveView
 from hpsearch.console.plain import ANY_REPORT_EVERY_S, REPORT_EVERY_S, JsonView, PlainView, json_line, structured
-from hpsearch.console.progress import Progress, Rung
+from hpsearch.console.progress import Progress
 from hpsearch.console.summary import summary
-from hpsearch.console.words import duration, number, one_line, pairs, quoted, shortened, sparkline
 from hpsearch.events import Notice
-
-HINTS = Hints(study="digits", storage="sqlite:///studies.db")
-T0 = 1_700_000_000.0
-
-
-def notice(kind: str, at: float = 0.0, **fields: object) -> Notice:
-    return Notice(kind=kind, time=T0 + at, fields=fields)
-
-
-def started(**changes: object) -> Notice:
-    fields: dict[str, object] = {
-        "study": "digits",
-        "storage": "sqlite:///studies.db",
-        "directory": "runs/digits",
-        "total": 60,
-        "done": 0,
-        "sampler": "tpe",
-        "pruner": "asha(reduction_factor=3)",
-        "directions": ["maximize"],
-        "metric_names": ["accuracy"],
-        "slots": 2,
-        "time_s": None,
-        "resumed": 0,
-    }
-    return notice("study.started", **{**fields, **changes})
-
-
-def begun(
-    trial: int, at: float = 0.0, *, slot: int = 0, attempt: int = 1, worker: str = "w", **params: object
-) -> Notice:
-    return notice("trial.started", at, trial=trial, attempt=attempt, worker=worker, slot=slot, params=params)
-
-
-def reported(trial: int, step: int, value: float, at: float = 0.0, **more: object) -> Notice:
-    return notice("trial.reported", at, trial=trial, attempt=1, step=step, value=value, metrics={}, **more)
-
-
-def completed(trial: int, value: float, at: float = 0.0, *, best: bool = False) -> Notice:
-    return notice("trial.completed", at, trial=trial, attempt=1, values=[value], best=best, duration_s=3.0)
-
-
-def pruned(trial: int, step: int, at: float = 0.0) -> Notice:
-    return notice("trial.pruned", at, trial=trial, attempt=1, step=step, value=0.1, reason="below the best third")
-
-
-def failed(trial: int, reason: str = "segmentation fault (SIGSEGV)", at: float = 0.0) -> Notice:
-    return notice("trial.failed", at, trial=trial, attempt=1, cause="signal", reason=reason, log=f"t{trial}.log")
-
-
-def finished(exit_code: int = 0, **changes: object) -> Notice:
-    fields: dict[str, object] = {
-        "reason": "60 trials",
-        "exit_code": exit_code,
-        "counts": {"complete": 30, "pruned": 28, "failed": 2, "unfinished": 0},
-        "best": {"trial": 17, "values": [0.9833], "params": {"lr": 0.0123, "width": 128}},
-        "duration_s": 134.2,
-        "resume": "hpsearch run study.yaml",
-    }
-    return notice("study.finished", 134.2, **{**fields, **changes})
-
-
-def folded(*notices: Notice) -> Progress:
-    progress = Progress()
-    for each in notices:
-        progress.apply(each)
-    return progress
 
 
 def shown(progress: Progress, width: int = 80, height: int = 23, at: float = 10.0, **options: Any) -> list[str]:
@@ -93,151 +27,6 @@ def shown(progress: Progress, width: int = 80, height: int = 23, at: float = 10.
     for line in frame(progress, HINTS, width, height, T0 + at, **options):
         console.print(line)
     return console.export_text().splitlines()
-
-
-# ------------------------------------------------------------------------------------------------- words
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, "-"), (math.nan, "-"), (math.inf, "-"), (-1, "0.0s"), (0.44, "0.4s"), (9.96, "10s"), (59.4, "59s"),
-        (59.6, "1m00s"), (192, "3m12s"), (3600, "1h00m"), (3900, "1h05m"), (86400 * 2 + 3 * 3600, "2d03h"),
-    ],
-)  # fmt: skip
-def test_durations_are_short(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "-"), (3, "3"), (0.123456789, "0.12346"), (1e-7, "1e-07"), (math.nan, "nan"), ("a\x1b[2Jb", "a\\x1b[2Jb")],
-)
-def test_numbers_are_short_and_text_is_harmless(value: object, text: str) -> None:
-    assert number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("a b", '"a b"'),
-        ("", '""'),
-        ('say "x"', r'"say \"x\""'),
-        ("a=b", '"a=b"'),
-        (0.5, "0.5"),
-        (True, "True"),
-        ("é", '"é"'),
-    ],
-)
-def test_what_is_not_a_bare_word_is_quoted(value: object, text: str) -> None:
-    assert quoted(value) == text
-
-
-def test_control_characters_are_written_out() -> None:
-    assert one_line("two\nlines\x1b[31m\x9b") == r"two\nlines\x1b[31m\x9b"
-    assert "\x1b" not in pairs({"a\x1b": "\x1b[2J"})
-
-
-def test_shortened_keeps_the_length() -> None:
-    assert shortened("abcdef", 4) == "abc…"
-    assert shortened("abcd", 4) == "abcd"
-
-
-@pytest.mark.parametrize(
-    ("values", "row"),
-    [
-        ([], ""),
-        ([1.0], "▄"),
-        ([0.0, 1.0], "▁█"),
-        ([0.0, math.nan, 1.0], "▁ █"),
-        ([math.nan, math.inf], "  "),
-        ([-1e308, 1e308], "▄▄"),
-        ([9.0, 0.0, 0.5, 1.0], "▁▅█"),
-    ],
-)
-def test_sparklines(values: list[float], row: str) -> None:
-    assert sparkline(values, 3) == row
-
-
-def test_sparkline_in_ascii() -> None:
-    assert sparkline([0.0, 1.0], 5, ascii_only=True).isascii()
-
-
-# ---------------------------------------------------------------------------------------------- progress
-
-
-def test_counts_running_and_best_follow_the_notices() -> None:
-    progress = folded(
-        started(done=10),
-        begun(10, lr=0.1),
-        begun(11, slot=1, lr=0.2),
-        reported(10, 0, 0.5),
-        completed(10, 0.9, best=True),
-        pruned(11, 3),
-        begun(12),
-        failed(12),
-        begun(13),
-        notice("trial.stopped", trial=13, attempt=1, reason="the study drains"),
-        notice("a.kind.from.tomorrow", x=1),
-    )
-    assert dict(progress.counts) == {"complete": 1, "pruned": 1, "failed": 1}
-    assert progress.n_done == 13
-    assert not progress.running
-    assert progress.best is not None
-    assert (progress.best.trial, progress.best.values, progress.best.params) == (10, (0.9,), {"lr": 0.1})
-    assert progress.last_failure is not None
-    assert progress.last_failure.trial == 12
-
-
-def test_a_worse_trial_does_not_become_the_best() -> None:
-    progress = folded(started(), begun(0), completed(0, 0.9, best=True), begun(1), completed(1, 0.1))
-    assert progress.best is not None
-    assert progress.best.trial == 0
-
-
-def test_best_of_earlier_runs_is_shown_from_the_start() -> None:
-    progress = folded(started(done=3, best={"trial": 2, "values": [0.7], "params": {"lr": 1}}))
-    assert progress.best is not None
-    assert progress.best.trial == 2
-
-
-def test_a_retried_trial_leaves_its_slot_and_comes_back() -> None:
-    progress = folded(
-        started(), begun(7, lr=0.1), notice("trial.retried", trial=7, attempt=2, cause="lost", reason="gone")
-    )
-    assert not progress.running
-    progress.apply(begun(7, attempt=2, slot=1))
-    assert progress.running[7].attempt == 2
-
-
-def test_eta_follows_the_pace_of_this_run() -> None:
-    progress = folded(started(done=40, total=60))
-    assert progress.eta_s(T0 + 10) is None
-    for trial in range(40, 50):
-        progress.apply(completed(trial, 0.5, at=1.0))
-    assert progress.eta_s(T0 + 10) == pytest.approx(10)  # ten in ten seconds, ten to go
-    assert progress.fraction(T0 + 10) == pytest.approx(50 / 60)
-
-
-def test_the_nearer_end_of_the_budget_counts() -> None:
-    progress = folded(started(total=1000, time_s=100.0))
-    assert progress.fraction(T0 + 50) == pytest.approx(0.5)
-    assert progress.eta_s(T0 + 50) == pytest.approx(50)
-    assert progress.eta_s(T0 + 500) == 0
-    assert folded(started(total=None)).fraction(T0 + 5) is None
-
-
-def test_rungs_count_who_got_there_and_who_ended_there() -> None:
-    notices: list[Notice] = [started()]
-    for trial, last in enumerate([1, 1, 3, 9]):
-        notices.append(begun(trial))
-        notices += [reported(trial, step, 0.1) for step in range(last + 1)]
-    notices += [pruned(0, 1), pruned(1, 1), pruned(2, 3), reported(3, 9, 0.2, rung=2)]
-    assert folded(*notices).rungs() == [
-        Rung(step=1, n_reached=4, n_pruned=2),
-        Rung(step=3, n_reached=2, n_pruned=1),
-        Rung(step=9, n_reached=1, n_pruned=0),
-    ]
 
 
 # ----------------------------------------------------------------------------------------------- a frame
