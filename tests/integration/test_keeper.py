@@ -382,6 +382,22 @@ def test_ranks_beside_each_other_do_not_disturb_each_other(launcher, tmp_path):
     assert causes == [Cause.SIGNAL, good, good, good, Cause.TIMEOUT, good]
 
 
+def test_process_groups_can_be_taken_down_while_a_model_lives(launcher, tmp_path):
+    async def run_gang() -> list[Ending]:
+        runs = []
+        for rank in range(2):
+            directory = tmp_path / str(rank)
+            directory.mkdir()
+            place = {"rank": rank, "local_rank": rank, "world_size": 2}
+            order = assignment(
+                directory, JOBS / "parallel.py", "train", **params(turns=10, meeting=str(tmp_path / "meeting")), **place
+            )
+            runs.append(prepare(launcher, order, Limits(time_s=40.0, grace_s=0.1)))
+        return await asyncio.gather(*(run.keeper.run() for run in runs))
+
+    assert [ending.values for ending in asyncio.run(run_gang())] == [(28.0,), (28.0,)]
+
+
 def _lives(pid: int) -> bool:
     found = members.stat(pid)
     return found is not None and not found.dead
