@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpsearch.errors import Problem, StudyFileError
 from hpsearch.spec import layers
 from hpsearch.spec.compatibility import wrong_pruner, wrong_sampler
 from hpsearch.spec.explain import origins_of
@@ -55,6 +56,10 @@ def load_study(
     text = ""
     if is_target(source) and not source.endswith(_YAML):
         root = Node({"objective": Node(source, layers.COMMAND_LINE, text=source)}, layers.COMMAND_LINE)
+    elif source.endswith(".py"):
+        raise StudyFileError(
+            [Problem(printable(source), "", f"which function of it? Such as {printable(source)}:train")]
+        )
     else:
         label = printable(source, 300)
         text = read_text(Path(source), label)

@@ -99,9 +99,9 @@ class _Reading:
             self.constants[name] = item
 
     def _when(self, item: Item, outer: dict[str, Item]) -> dict[str, Item]:
-        when = item.child("when")
-        if when is None:
+        if not isinstance(item.node.value, dict) or "when" not in item.node.value:
             return outer
+        when = Item(item.node.value["when"], joined(item.key, "when"), item.report)
         if not isinstance(when.node.value, dict) or not when.node.value:
             when.expected("a mapping such as {optimizer: sgd} or {optimizer: [sgd, adamw]}")
             return outer

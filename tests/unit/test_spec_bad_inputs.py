@@ -370,6 +370,7 @@ def test_a_file_that_is_no_study_is_refused(data, expected):
     [
         ("missing.yaml", "missing.yaml: no such file"),
         (".", ".: is not a file"),
+        ("train.py", "train.py: which function of it? Such as train.py:train"),
         ("no\0such.yaml", "no\\x00such.yaml: "),
     ],
 )

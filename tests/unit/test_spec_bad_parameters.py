@@ -191,6 +191,11 @@ ADDED: dict[str, tuple[str, ...]] = {
         "parameters: {a: {values: [1, 2], when: {a: 1}}}",
         "4:44: parameters.a.when.a: a condition that depends on itself: a -> a",
     ),
+    "when left empty": (
+        "parameters: {a: {values: [1, 2], when: }}",
+        "4:34: parameters.a.when: must be a mapping such as {optimizer: sgd} or {optimizer: [sgd, adamw]} "
+        "(got nothing)",
+    ),
     "when is a word": (
         "parameters: {a: {values: [1, 2], when: sgd}}",
         "4:40: parameters.a.when: must be a mapping such as {optimizer: sgd} or {optimizer: [sgd, adamw]} (got 'sgd')",
