@@ -125,12 +125,12 @@ class Views:
     def studies(self) -> list[StudySummary]:
         """All studies, in the order they were made."""
         with reaching(self._location), self._engine.connect() as connection:
-            return _summaries(connection, self._location.label)
+            return _summaries(connection)
 
     def study(self, name: str) -> StudySummary:
         """One study; NoSuchStudy."""
         with reaching(self._location), self._engine.connect() as connection:
-            return _summaries(connection, self._location.label, _row(connection, name))[0]
+            return _summaries(connection, _row(connection, name))[0]
 
     def trials(self, name: str) -> list[TrialView]:
         """All trials of a study by number; NoSuchStudy."""
@@ -183,7 +183,7 @@ def _row(connection: sa.Connection, name: str) -> int:
     return names[name]
 
 
-def _summaries(connection: sa.Connection, where: str, only: int | None = None) -> list[StudySummary]:
+def _summaries(connection: sa.Connection, only: int | None = None) -> list[StudySummary]:
     if not sa.inspect(connection).has_table(schema.STUDIES.name):
         return []
     directions, counts = _directions(connection, only), _counts(connection, only)
@@ -199,7 +199,7 @@ def _summaries(connection: sa.Connection, where: str, only: int | None = None) -
         # Another study may have been given the number of one that Optuna's tools deleted: the name has to fit, too.
         record = records.get((study, name))
         holder = holders.get(study) if record else None
-        running = holder is not None and holder.is_alive(where, study)
+        running = holder is not None and holder.is_alive()
         summaries.append(
             StudySummary(
                 name=name,

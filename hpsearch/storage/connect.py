@@ -135,10 +135,8 @@ def in_words(error: DBAPIError) -> str:
     return lines[0] if lines else type(error.orig).__name__
 
 
-def is_transient(error: BaseException) -> bool:
+def is_transient(error: DBAPIError) -> bool:
     """Whether the same transaction may succeed later: a lock, a full disk, a lost connection."""
-    if not isinstance(error, DBAPIError):
-        return False
     if isinstance(error.orig, sqlite3.Error):
         return any(word in str(error.orig) for word in ("locked", "busy", "disk is full"))
     return error.connection_invalidated or isinstance(error, OperationalError)

@@ -7,6 +7,7 @@ which goes before anything it writes.
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ BEAT_S = 2.0
 FRESH_S = 15.0  # a heartbeat older than this is no sign of life
 _SAME_START_S = 2.0  # psutil derives a process's start from the boot time, which clock corrections move a little
 
-_live: set[tuple[str, int, int]] = set()  # (storage, study's row, token) held by this very process
+_live: set[str] = set()  # the holds of this very process
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Holder:
     """The coordinator row of one study."""
 
     token: int
+    hold: str
     host: str
     pid: int | None
     process_started: float
@@ -40,14 +42,14 @@ class Holder:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
         return f"process {self.pid} on {self.host} since {since}"
 
-    def is_alive(self, where: str, study: int) -> bool:
+    def is_alive(self) -> bool:
         """Whether it still coordinates: its heartbeat is fresh, and it is no dead process of this host."""
         if self.pid is None or self.age_s >= FRESH_S:
             return False
         if self.host != socket.gethostname():
             return True
         if self.pid == os.getpid():
-            return (where, study, self.token) in _live
+            return self.hold in _live
         started = _started(self.pid)
         return started is not None and abs(started - self.process_started) <= _SAME_START_S
 
@@ -55,22 +57,23 @@ class Holder:
 class Held:
     """This process's hold of a study."""
 
-    def __init__(self, where: str, name: str, study: int, token: int) -> None:
-        self._key = (where, study, token)
+    def __init__(self, name: str, study: int, token: int) -> None:
         self._name = name
+        self._study = study
         self.token = token
-        _live.add(self._key)
+        self.hold = uuid.uuid4().hex
+        _live.add(self.hold)
 
     @property
     def _mine(self) -> sa.ColumnElement[bool]:
         c = schema.COORDINATORS.c
-        return sa.and_(c.study_id == self._key[1], c.token == self.token)
+        return sa.and_(c.study_id == self._study, c.hold == self.hold)
 
     def beat(self, connection: sa.Connection) -> Callable[[], None] | None:
         """Say that the coordinator lives; StudyHeld if another took the study, StorageFailed if it was deleted."""
         fresh = {"heartbeat": clock(connection)}
         if connection.execute(sa.update(schema.COORDINATORS).where(self._mine).values(fresh)).rowcount != 1:
-            holder = read_holder(connection, self._key[1])
+            holder = read_holder(connection, self._study)
             if holder is None:
                 raise StorageFailed(f"study {self._name!r} was deleted while it ran")
             raise StudyHeld(self._name, holder.words)
@@ -83,20 +86,19 @@ class Held:
 
     def forget(self) -> None:
         """This process no longer coordinates, whatever the row says."""
-        _live.discard(self._key)
+        _live.discard(self.hold)
 
 
-def take(connection: sa.Connection, where: str, name: str, study: int, *, after: int = 0) -> Held:
+def take(connection: sa.Connection, name: str, study: int, *, after: int = 0) -> Held:
     """Become the study's coordinator, within the caller's transaction; StudyHeld if somebody alive is.
 
     The token is larger than the row's and than ``after``.
     """
-    refuse_held(connection, where, name, study)
-    before = read_holder(connection, study)
-    token = max(before.token if before else 0, after) + 1
+    held = Held(name, study, max(refuse_held(connection, name, study), after) + 1)
     row = {
         "study_id": study,
-        "token": token,
+        "token": held.token,
+        "hold": held.hold,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "process_started": _started(os.getpid()) or 0.0,
@@ -104,13 +106,13 @@ def take(connection: sa.Connection, where: str, name: str, study: int, *, after:
     }
     connection.execute(sa.delete(schema.COORDINATORS).where(schema.COORDINATORS.c.study_id == study))
     connection.execute(sa.insert(schema.COORDINATORS).values({**row, "heartbeat": clock(connection)}))
-    return Held(where, name, study, token)
+    return held
 
 
-def refuse_held(connection: sa.Connection, where: str, name: str, study: int) -> int:
+def refuse_held(connection: sa.Connection, name: str, study: int) -> int:
     """StudyHeld if somebody alive coordinates the study; otherwise the last token (0: never held)."""
     holder = read_holder(connection, study)
-    if holder is not None and holder.is_alive(where, study):
+    if holder is not None and holder.is_alive():
         raise StudyHeld(name, holder.words)
     return holder.token if holder else 0
 
@@ -124,7 +126,7 @@ def read_holders(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> d
     """The coordinator rows by the study's row."""
     c = schema.COORDINATORS.c
     age = (clock(connection) - c.heartbeat).label("age")
-    query = sa.select(c.study_id, c.token, c.host, c.pid, c.process_started, c.started, age).where(*which)
+    query = sa.select(c.study_id, c.token, c.hold, c.host, c.pid, c.process_started, c.started, age).where(*which)
     return {row.study_id: Holder(*row[1:]) for row in connection.execute(query)}
 
 

@@ -66,6 +66,7 @@ COORDINATORS = Table(
     metadata,
     _study_column(primary=True),
     Column("token", Integer, nullable=False),  # grows with every coordinator of the study
+    Column("hold", String(32), nullable=False),  # tells apart what one process opened, gave up and opened again
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=True),  # NULL: released
     Column("process_started", Double, nullable=False),  # tells a reused pid from the holder's

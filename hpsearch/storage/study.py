@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hpsearch.errors import HpsearchError, UsageError
 from hpsearch.storage import requests, schema
 from hpsearch.storage.attempts import AttemptRow, StudyRecord, attempt_row, clean, load_attempts, load_record
-from hpsearch.storage.connect import Location, locate, reaching, reading_engine, writing_engine
+from hpsearch.storage.connect import locate, reaching, reading_engine, writing_engine
 from hpsearch.storage.holder import BEAT_S, Held, refuse_held, take
 from hpsearch.storage.mirror import MAX_STEP, Mirror
 from hpsearch.storage.reading import METRIC_NAMES, load_study
@@ -109,7 +109,10 @@ class StudyStore:
         self._writer.put([Upsert(table, self.study._study_id, row) for row in rows], urgent=urgent)
 
     def close(self) -> None:
-        """Write what is queued, give the study back. Waits while the database is locked. Repeating it does nothing."""
+        """Write what is queued and give the study back; what is written after that stays in memory.
+
+        Waits while the database is locked. Closing twice is closing once.
+        """
         self._writer.close(drain=True)
         if self._writer.failure is None:
             with self._giving_up(), self._engine.begin() as connection:
@@ -164,7 +167,7 @@ def open_study(
         with reaching(location), schema.alone(location, engine):
             schema.prepare(location, engine)
             with engine.begin() as connection:
-                held, row = _hold(connection, location, name, wanted, fresh=fresh)
+                held, row = _hold(connection, name, wanted, fresh=fresh)
                 _put_record(connection, row, name, record)
                 loaded, attempts = load_study(connection, row), load_attempts(connection, row)
     except BaseException:
@@ -203,20 +206,20 @@ def peek(url: str, name: str) -> StudyRecord | None:
 
 
 def _hold(
-    connection: sa.Connection, location: Location, name: str, directions: Sequence[StudyDirection], *, fresh: bool
+    connection: sa.Connection, name: str, directions: Sequence[StudyDirection], *, fresh: bool
 ) -> tuple[Held, int]:
     """Find or make the study and become its coordinator, in the caller's transaction."""
     row = find_study(connection, name)
     last_token = 0
     if row is not None and fresh:
-        last_token = refuse_held(connection, location.label, name, row)
+        last_token = refuse_held(connection, name, row)
         delete_study(connection, name)
         row = None
     if row is None:
         row = insert_study(connection, name, directions)
     else:
         _refuse_other_directions(connection, name, row, directions)
-    held = take(connection, location.label, name, row, after=last_token)
+    held = take(connection, name, row, after=last_token)
     requests.drop_old(connection, row)
     return held, row
 

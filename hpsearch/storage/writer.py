@@ -19,7 +19,7 @@ from hpsearch.storage.rows import Group, Operation, RowIds
 
 T = TypeVar("T")
 LINGER_S = 0.05  # how long a report may wait for company
-MAX_OPERATIONS = 10_000  # in one transaction
+ENOUGH_OPERATIONS = 10_000  # for one transaction
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,14 @@ class Duty:
 
     every_s: float
     work: Callable[[sa.Connection], Callable[[], None] | None]
+
+
+@dataclass(slots=True)
+class _Block:
+    """Operations that are committed together."""
+
+    operations: list[Operation]
+    ticket: int  # of the last of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,8 @@ class Writer:
         self._due = [time.monotonic() + duty.every_s for duty in self._duties]
         self._ids = RowIds()
         self._changed = threading.Condition()
-        self._queue: deque[tuple[int, Operation] | _Call] = deque()
+        self._queue: deque[_Block | _Call] = deque()
+        self._open: _Block | None = None  # the last of the queue, while it may still grow
         self._held = 0  # how many `together` are open: nothing of the queue is taken
         self._n_calls = 0  # in the queue; somebody waits for each, so they break a hold
         self._ticket = 0
@@ -93,15 +102,18 @@ class Writer:
         with self._changed:
             if self._closing or self.failure is not None:
                 return
-            if not self._queue:
+            was_empty = not self._queue
+            if was_empty:
                 self._oldest = time.monotonic()
-            for operation in operations:
-                self._ticket += 1
-                self._queue.append((self._ticket, operation))
-            if urgent and not self._urgent:
-                self._urgent = True
-                self._wake()
-            elif len(self._queue) == len(operations):
+            self._ticket += len(operations)
+            if self._open is not None:
+                self._open.operations += operations
+                self._open.ticket = self._ticket
+            else:
+                self._queue.append(block := _Block(list(operations), self._ticket))
+                self._open = block if self._held else None
+            if was_empty or (urgent and not self._urgent):
+                self._urgent = self._urgent or urgent
                 self._wake()
 
     def run(self, work: Callable[[sa.Connection], T]) -> T:
@@ -111,6 +123,7 @@ class Writer:
             if self._closing or self.failure is not None:
                 raise StorageFailed("the study is closed") from self.failure
             self._queue.append(_Call(work, future))
+            self._open = None
             self._n_calls += 1
             self._urgent = True
             self._changed.notify_all()
@@ -133,7 +146,9 @@ class Writer:
         finally:
             with self._changed:
                 self._held -= 1
-                self._wake()
+                if not self._held:
+                    self._open = None
+                    self._changed.notify_all()
 
     def close(self, *, drain: bool) -> None:
         """Write what is queued, or drop it, and end the thread. Closing twice is closing once."""
@@ -164,7 +179,7 @@ class Writer:
         finally:
             self._refuse_calls()
 
-    def _take(self) -> list[tuple[int, Operation]] | _Call | None:
+    def _take(self) -> _Block | _Call | None:
         """Wait for work: operations (none: a duty is due), a call, or None at the end."""
         with self._changed:
             while not self._abandoned.is_set():
@@ -176,20 +191,23 @@ class Writer:
                     return None
                 wake = min(self._due, default=now + 3600)
                 if now >= wake:
-                    return []
+                    return _Block([], 0)
                 self._changed.wait((min(wake, self._oldest + LINGER_S) if ready else wake) - now)
             return None
 
-    def _pop(self) -> list[tuple[int, Operation]] | _Call:
+    def _pop(self) -> _Block | _Call:
         first = self._queue.popleft()
         if isinstance(first, _Call):
             self._n_calls -= 1
             return first
-        group = [first]
-        while self._queue and len(group) < MAX_OPERATIONS and not isinstance(self._queue[0], _Call):
-            group.append(self._queue.popleft())  # type: ignore[arg-type]
+        while self._queue and len(first.operations) < ENOUGH_OPERATIONS:
+            if isinstance(following := self._queue[0], _Call):
+                break
+            first.operations += following.operations
+            first.ticket = following.ticket
+            self._queue.popleft()
         self._urgent = bool(self._queue)
-        return group
+        return first
 
     def _answer(self, call: _Call) -> None:
         try:
@@ -200,8 +218,8 @@ class Writer:
         else:
             call.future.set_result(result)
 
-    def _commit(self, work: list[tuple[int, Operation]]) -> None:
-        group = Group(operation for _, operation in work)
+    def _commit(self, work: _Block) -> None:
+        group = Group(work.operations)
         now = time.monotonic()
         due = [i for i, at in enumerate(self._due) if now >= at]
         committed = self._persist(group, [self._duties[i] for i in due])
@@ -212,8 +230,8 @@ class Writer:
         self.n_commits += 1
         for i in due:
             self._due[i] = time.monotonic() + self._duties[i].every_s
-        if work:
-            self._on_commit(work[-1][0])
+        if work.operations:
+            self._on_commit(work.ticket)
         for call in after:
             call()
 

@@ -146,7 +146,7 @@ def test_a_replaced_coordinator_writes_nothing_more(desk: Desk, monkeypatch: pyt
             connection.execute("delete from hpsearch_coordinator")
             connection.close()
         else:
-            pretend(desk, token=7, host="elsewhere")
+            pretend(desk, token=7, hold="another", host="elsewhere")
         store.study.ask()
     desk.wait(lambda: desk.errors)
     (error,) = desk.errors

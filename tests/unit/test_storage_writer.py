@@ -17,7 +17,7 @@ from storage_desk import Desk, attempt
 
 from hpsearch.errors import HpsearchError, StorageFailed
 from hpsearch.storage import Mirror, schema
-from hpsearch.storage.connect import locate, writing_engine
+from hpsearch.storage.connect import is_transient, locate, writing_engine
 from hpsearch.storage.rows import Upsert
 from hpsearch.storage.writer import Duty, Writer
 from hpsearch.views import open_views
@@ -271,3 +271,44 @@ def test_reports_wait_for_company_and_states_do_not(desk: Desk) -> None:
     store.put_attempt(attempt(0))
     desk.wait_durable(store)
     store.close()
+
+
+def test_no_number_of_writes_tears_what_belongs_together(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpsearch.storage.writer.ENOUGH_OPERATIONS", 3)
+    sizes: list[int] = []
+    bench = Bench(desk)
+    bench.writer._on_commit = lambda ticket: sizes.append(ticket - sum(sizes))
+    study = bench.mirror.create_new_study([StudyDirection.MINIMIZE], "digits")
+    begun, go = threading.Event(), threading.Event()
+
+    def occupy(connection: sa.Connection) -> None:
+        begun.set()
+        go.wait(30)
+
+    occupied = threading.Thread(target=bench.writer.run, args=(occupy,))
+    occupied.start()
+    assert begun.wait(30)
+    with bench.writer.together():
+        trial = bench.mirror.create_new_trial(study)
+        for step in range(6):
+            bench.mirror.set_trial_intermediate_value(trial, step, 1.0)
+    for step in range(4):
+        bench.mirror.set_trial_intermediate_value(trial, step, 2.0)
+    go.set()
+    occupied.join()
+    bench.close()
+    assert sizes == [7, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (sqlite3.OperationalError("database is locked"), True),
+        (sqlite3.OperationalError("database or disk is full"), True),
+        (sqlite3.OperationalError("no such table: trials"), False),
+        (sqlite3.IntegrityError("UNIQUE constraint failed"), False),
+        (ConnectionError("server closed the connection unexpectedly"), True),
+    ],
+)
+def test_what_is_tried_again(error: Exception, transient: bool) -> None:
+    assert is_transient(OperationalError("COMMIT", {}, error)) is transient
