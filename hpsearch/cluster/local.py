@@ -1,11 +1,14 @@
 """``cluster: {kind: local}``: scheduler and workers on this machine, gone with the run."""
 
 import logging
+import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -62,7 +65,7 @@ def open_local(plan: LocalPlan) -> Connection:
         "distributed.comm.timeouts.connect": "15s",
         "distributed.worker.profile.enabled": False,
     }
-    with dask.config.set(settings):
+    with dask.config.set(settings), _for_us_alone(signal.SIGINT):
         cluster = LocalCluster(
             n_workers=plan.n_workers,
             threads_per_worker=plan.cpus_per_worker,
@@ -80,6 +83,22 @@ def open_local(plan: LocalPlan) -> Connection:
         n_workers=plan.n_workers,
         closers=[show_main, directory.cleanup, cluster.close, client.close],
     )
+
+
+@contextmanager
+def _for_us_alone(number: signal.Signals) -> Iterator[None]:
+    """Keep a signal from all processes that are started by threads which begin in here.
+
+    A terminal sends Ctrl-C to every process of the command, and workers that die of it cannot drain. Threads and
+    processes inherit what is blocked, so Dask's event loop, and each worker that its nannies start, never hear of it;
+    the calling thread gets what came meanwhile at the end.
+    """
+    resource_tracker.ensure_running()  # started by the first spawn, it would unblock the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _hide_main() -> Callable[[], None]:
