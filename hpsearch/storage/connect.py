@@ -111,7 +111,8 @@ def _create(location: Location, **arguments: Any) -> sa.Engine:
     if location.path is None:
         arguments["connect_args"] = {"connect_timeout": CONNECT_S, "application_name": "hpsearch"}
     try:
-        return sa.create_engine(location.url, **arguments)
+        # One connection stays open, the writer thread's; opening a study needs a second one for a moment.
+        return sa.create_engine(location.url, pool_size=1, max_overflow=2, **arguments)
     except ImportError:
         raise StorageUnreachable(
             f"{location.label}: the PostgreSQL driver is not installed: pip install 'hpsearch[postgres]'"

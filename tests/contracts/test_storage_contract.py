@@ -474,6 +474,26 @@ def test_what_optuna_does_not_see_is_the_same_on_both(url: str, monkeypatch: pyt
         assert (summary.n_trials, summary.running) == (0, False)
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_connection_that_the_server_ends_is_made_again(url: str) -> None:
+    commits = Commits()
+    store = _open(url, "digits", commits)
+    engine = sa.create_engine(locate(url).url)
+    ended = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hpsearch'")
+    for number in range(3):
+        commits.wait(store.ticket())
+        with engine.connect() as connection:
+            assert connection.scalars(ended).all() == [True]
+        trial = store.study.ask(DISTRIBUTIONS)
+        trial.report(0.5, 1)
+        store.study.tell(trial, float(number))
+    store.close()
+    engine.dispose()
+    with _stock(url) as stock:
+        study = optuna.load_study(study_name="digits", storage=stock)
+        assert [trial.value for trial in study.trials] == [0.0, 1.0, 2.0]
+
+
 def test_many_may_open_an_empty_database_at_the_same_time(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'studies.db'}"
     errors: list[BaseException] = []
