@@ -26,6 +26,8 @@ from hpsearch.spec import Budget, ClusterSpec, Component, Metric, Objective, Res
 if TYPE_CHECKING:
     from distributed import Client
 
+    from hpsearch.launcher import LauncherProcess
+
 __all__ = ["Outcome", "StudyFailed", "optimize", "run_study"]
 
 
@@ -48,6 +50,7 @@ def run_study(
     fresh: bool = False,
     resume_command: str = "",
     interrupts: bool = True,
+    launcher: "LauncherProcess | None" = None,
 ) -> Outcome:
     """Run a study to its end; what ``hpsearch run`` does between reading the file and leaving.
 
@@ -57,6 +60,7 @@ def run_study(
         fresh: delete a study of that name first.
         resume_command: shown to people as what continues this study.
         interrupts: Ctrl-C or SIGTERM drains, the second time kills.
+        launcher: warming up for this study's local cluster already; closed at the end.
 
     Raises:
         HpsearchError: see :meth:`hpsearch.coordinator.session.Session.run`.
@@ -68,6 +72,7 @@ def run_study(
         listener=listener,
         fresh=fresh,
         resume_command=resume_command,
+        launcher=launcher,
     )
     with _interrupts(session.inbound, enabled=interrupts):
         return session.run()

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,7 @@ from hpsearch.cli.options import Invocation, holds_others, where_options, withou
 from hpsearch.errors import HpsearchError
 
 if TYPE_CHECKING:
+    from hpsearch.launcher import LauncherProcess
     from hpsearch.spec import StudySpec
 
 
@@ -80,10 +83,34 @@ def run(
             typer.echo(line)
         return
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(tuple(sys.argv[1:]))
-    raise typer.Exit(_search(spec, invocation, fresh=fresh, plain=plain, json=json))
+    with _warming(spec) as launcher:
+        raise typer.Exit(_search(spec, invocation, launcher, fresh=fresh, plain=plain, json=json))
 
 
-def _search(spec: "StudySpec", invocation: Invocation, *, fresh: bool, plain: bool, json: bool) -> int:
+@contextmanager
+def _warming(spec: "StudySpec") -> Iterator["LauncherProcess | None"]:
+    """The launcher for a local cluster; it warms up while this process still imports Dask and the database."""
+    if spec.cluster.kind != "local":
+        yield None
+        return
+    from hpsearch.launcher import warm_up
+
+    launcher = warm_up(spec.objective, spec.resources.cpus_per_rank)
+    try:
+        yield launcher
+    finally:
+        launcher.close()
+
+
+def _search(
+    spec: "StudySpec",
+    invocation: Invocation,
+    launcher: "LauncherProcess | None",
+    *,
+    fresh: bool,
+    plain: bool,
+    json: bool,
+) -> int:
     import logging
 
     from hpsearch.console import Hints, choose_mode, open_console
@@ -103,7 +130,7 @@ def _search(spec: "StudySpec", invocation: Invocation, *, fresh: bool, plain: bo
             from hpsearch.api import run_study
 
             logging.getLogger("optuna").setLevel(logging.WARNING)  # its news of each trial are told here already
-            outcome = run_study(spec, listener=console, fresh=fresh, resume_command=resume, interrupts=True)
+            outcome = run_study(spec, listener=console, fresh=fresh, resume_command=resume, launcher=launcher)
     except HpsearchError:
         if console.begun and not console.finished:
             typer.echo(f"resume: {resume}", err=True)

@@ -4,7 +4,7 @@ What comes is posted, from Dask's threads, into the coordinator's one queue; no 
 """
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Link:
         post: takes :class:`Arrived` and :class:`TaskDone` from any thread.
         study: its name, for what the Dask dashboard shows.
         imports: modules that launchers on the workers load beforehand.
-        env: environment of those launchers.
+        cpus_per_rank: for their thread counts.
         launcher_path: a launcher of this machine that all local workers share; empty for none.
     """
 
@@ -51,7 +51,7 @@ class Link:
         *,
         study: str,
         imports: Sequence[str],
-        env: Mapping[str, str],
+        cpus_per_rank: int,
         launcher_path: str = "",
     ) -> None:
         self._connection = connection
@@ -59,7 +59,7 @@ class Link:
         self._post = post
         self._study = study
         self._run = uuid.uuid4().hex[:8]  # keeps the task keys of two runs apart
-        self._plugin = SupervisorPlugin(self._client.id, imports, env, launcher_path)
+        self._plugin = SupervisorPlugin(self._client.id, imports, cpus_per_rank, launcher_path)
         self._open = False
         self._futures: dict[RankKey, Future[Any]] = {}
 

@@ -1,6 +1,5 @@
 """What a rank is given to run: its assignment, limits and places on disk."""
 
-import os
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,35 +11,13 @@ from hpsearch.events import Launch, Seat
 from hpsearch.spec import StudySpec
 from hpsearch.supervisor.keeper import Limits
 
-# Every library that brings threads of its own reads one of these when it is loaded.
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-
-
-def thread_environment(cpus_per_rank: int) -> dict[str, str]:
-    """Thread counts so that the slots of a host do not fight; a person's own setting stands."""
-    return {name: os.environ.get(name, str(cpus_per_rank)) for name in _THREAD_VARIABLES}
-
 
 class Orders:
-    """Writes the orders of one study.
+    """Writes the orders of one study."""
 
-    Args:
-        spec: the study.
-        n_objectives: values that an objective returns.
-        gpus: whether ranks hold GPUs; otherwise none is shown to them.
-    """
-
-    def __init__(self, spec: StudySpec, *, gpus: bool) -> None:
+    def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
-        self._gpus = gpus
         self._root = Path(spec.directory).absolute() / spec.name
-        self._env = thread_environment(spec.resources.cpus_per_rank)
 
     def trial_directory(self, trial: int) -> Path:
         """Files of a trial, of all its attempts."""
@@ -51,7 +28,7 @@ class Orders:
         return self.trial_directory(trial) / f"attempt-{attempt}" / f"rank-{rank}.log"
 
     def order(self, launch: Launch, seat: Seat, proposal: Proposal) -> dict[str, Any]:
-        """The argument of the Dask task beside one rank; JSON but for nothing."""
+        """The argument of the Dask task beside one rank; plain JSON data."""
         spec, resources = self._spec, self._spec.resources
         limits = Limits(
             time_s=resources.time_s,
@@ -69,10 +46,6 @@ class Orders:
 
     def _assignment(self, launch: Launch, seat: Seat, proposal: Proposal) -> dict[str, Any]:
         spec, objective = self._spec, self._spec.objective
-        env = dict(self._env)
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(seat.gpus)
-        if not self._gpus:
-            env["CUDA_VISIBLE_DEVICES"] = ""
         return {
             "op": "assignment",
             "study": spec.name,
@@ -84,20 +57,16 @@ class Orders:
             "params": spec.parameters.resolve(proposal.params),
             "distributions": proposal.distributions,
             "user_attrs": proposal.user_attrs,
-            "seed": spec.seed,
-            "objective": {
-                "kind": objective.kind,
-                "target": objective.target,
-                "function": objective.function,
-                "blob": objective.blob_base64,
-            },
-            "env": env,
+            "seed": None if spec.seed is None else spec.seed + launch.trial,
+            "objective": objective.as_message(),
+            # Set before torch is asked anything; an empty list hides what the trial did not ask for.
+            "env": {"CUDA_VISIBLE_DEVICES": ",".join(seat.gpus)},
             "cwd": str(Path.cwd()),
             "directory": str(self.trial_directory(launch.trial)),
             "next_decision_step": launch.next_step,
             "n_objectives": len(spec.metrics),
             "directions": [metric.goal for metric in spec.metrics],
-            "memory_bytes": None if self._gpus else spec.resources.memory_bytes,
+            "memory_bytes": spec.resources.memory_bytes,
             "datetime_start": datetime.now(UTC).replace(tzinfo=None).isoformat(),
             "sys_path": [entry for entry in sys.path if entry],
         }

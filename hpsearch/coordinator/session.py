@@ -3,10 +3,7 @@
 Nothing is written before the request is known to fit, and nothing stays behind whichever way it ends.
 """
 
-import shutil
-import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +20,11 @@ from hpsearch.coordinator.announcer import Announcer, Listener
 from hpsearch.coordinator.inbound import Committed, Inbound, WritesFailed
 from hpsearch.coordinator.link import Link
 from hpsearch.coordinator.loop import Coordinator
-from hpsearch.coordinator.orders import Orders, thread_environment
+from hpsearch.coordinator.orders import Orders
 from hpsearch.coordinator.proposals import Proposals
 from hpsearch.errors import SpaceChanged, UsageError
 from hpsearch.events import Finish, Notice
-from hpsearch.launcher import LauncherProcess, imports_of
-from hpsearch.launcher import start as start_launcher
+from hpsearch.launcher import LauncherProcess, imports_of, warm_up
 from hpsearch.lifecycle import Lifecycle, RetryRules
 from hpsearch.placement import RankRequest, SlotTable
 from hpsearch.search import n_proposals
@@ -55,6 +51,7 @@ class Session:
         fresh: delete a study of that name first.
         resume_command: what continues this study from a shell; may be empty.
         connection: a cluster that is open already; otherwise the spec's is opened.
+        launcher: warming up on this machine already, for a local cluster; closed at the end.
     """
 
     spec: StudySpec
@@ -64,6 +61,7 @@ class Session:
     fresh: bool = False
     resume_command: str = ""
     connection: Connection | None = None
+    launcher: LauncherProcess | None = None
     inbound: Inbound = field(default_factory=Inbound)
     _exit: ExitStack = field(default_factory=ExitStack)
 
@@ -82,7 +80,8 @@ class Session:
         began = time.monotonic()
         request = self._reach()
         self._check_space()
-        launcher = self._start_launcher() if self.connection is None else None
+        if self.connection is None:
+            self._warm_up()
         store = self._open_store()
         proposals = Proposals(store.study, self.spec.parameters)
         lifecycle = self._lifecycle(request, store, proposals)
@@ -92,7 +91,7 @@ class Session:
             self._exit.callback(self.connection.close)
         announcer = Announcer(store, self.listener)
         self._say_started(announcer, proposals, lifecycle, request)
-        finish = self._coordinate(store, proposals, lifecycle, announcer, launcher, request)
+        finish = self._coordinate(store, proposals, lifecycle, announcer, request)
         self._say_finished(proposals, lifecycle, finish, time.monotonic() - began)
         return Outcome(exit_code=finish.exit_code, reason=finish.reason)
 
@@ -138,25 +137,11 @@ class Session:
         if differences := self.spec.parameters.difference(record.space_json):
             raise SpaceChanged(self.spec.name, differences)
 
-    def _start_launcher(self) -> LauncherProcess:
-        """Begin to warm up before anything else: it takes longest, and nothing waits for it until the first trial."""
-        directory = Path(tempfile.mkdtemp(prefix="hpsearch-"))
-        self._exit.callback(shutil.rmtree, directory, ignore_errors=True)
-        env = thread_environment(self.spec.resources.cpus_per_rank)
-        launcher = start_launcher(self._imports(), directory, env)
-        self._exit.callback(launcher.close)
-        return launcher
-
-    def _imports(self) -> Sequence[str]:
-        objective = self.spec.objective
-        return imports_of(
-            {
-                "kind": objective.kind,
-                "target": objective.target,
-                "function": objective.function,
-                "blob": objective.blob_base64,
-            }
-        )
+    def _warm_up(self) -> None:
+        """The launcher that all workers of a local cluster share; others start their own."""
+        if self.launcher is None:
+            self.launcher = warm_up(self.spec.objective, self.spec.resources.cpus_per_rank)
+        self._exit.callback(self.launcher.close)
 
     def _open_store(self) -> storage.StudyStore:
         spec = self.spec
@@ -213,7 +198,6 @@ class Session:
         proposals: Proposals,
         lifecycle: Lifecycle,
         announcer: Announcer,
-        launcher: LauncherProcess | None,
         request: RankRequest,
     ) -> Finish:
         if self.connection is None:
@@ -226,9 +210,9 @@ class Session:
                 self.connection,
                 self.inbound.put,
                 study=self.spec.name,
-                imports=() if launcher else self._imports(),
-                env=thread_environment(request.cpus),
-                launcher_path=str(launcher.path) if launcher else "",
+                imports=imports_of(self.spec.objective.as_message()),
+                cpus_per_rank=request.cpus,
+                launcher_path=str(self.launcher.path) if self.launcher else "",
             )
             self._exit.callback(link.close)
             link.open()
@@ -237,7 +221,7 @@ class Session:
                 proposals=proposals,
                 lifecycle=lifecycle,
                 link=link,
-                orders=Orders(self.spec, gpus=request.gpus > 0),
+                orders=Orders(self.spec),
                 inbound=self.inbound,
                 announcer=announcer,
             )

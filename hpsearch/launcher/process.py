@@ -18,6 +18,13 @@ from hpsearch.launcher.members import MARK, MARK_LENGTH
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
 BACKLOG = 512
 CLOSING_S = 5.0
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,19 @@ class LauncherProcess:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self.path.parent, ignore_errors=True)
+
+
+def rank_environment(cpus_per_rank: int) -> dict[str, str]:
+    """The environment that ranks on this machine begin with: this process's, with thread counts set.
+
+    Every numeric library brings threads of its own, as many as there are CPUs; so that slots do not fight they get
+    as many as a rank holds, unless somebody has said otherwise. What is meant for hpsearch itself (a storage URL may
+    hold a password) is no business of a training job.
+    """
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HPSEARCH_")}
+    for name in _THREAD_VARIABLES:
+        env.setdefault(name, str(cpus_per_rank))
+    return env
 
 
 def start(imports: Sequence[str], directory: Path, env: Mapping[str, str]) -> LauncherProcess:

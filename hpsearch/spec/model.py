@@ -34,6 +34,10 @@ class Objective:
             return self.function
         return f"{PurePath(self.target).name}:{self.function}"
 
+    def as_message(self) -> dict[str, str]:
+        """As launchers and ranks are told of it."""
+        return {"kind": self.kind, "target": self.target, "function": self.function, "blob": self.blob_base64}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:

@@ -1,12 +1,10 @@
 """What hpsearch adds to a Dask worker: the warm launcher of a study, and the supervisors' end of the message way."""
 
 import logging
-import os
-import shutil
 import socket
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import psutil
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from hpsearch.launcher import LauncherProcess
+from hpsearch.launcher import LauncherProcess, rank_environment
 from hpsearch.launcher import start as start_launcher
 from hpsearch.supervisor.devices import visible_gpus
 from hpsearch.supervisor.relay import COORDINATOR_GONE, DOWN, UP
@@ -31,20 +29,19 @@ class SupervisorPlugin(WorkerPlugin):
     Args:
         client: id of the coordinator's Dask client, to which everything is reported.
         imports: modules that the launcher loads before the first rank is forked.
-        env: environment of the launcher (thread counts, mostly).
+        cpus_per_rank: for the thread counts of the ranks.
         launcher_path: socket of a launcher that runs on this machine already; empty for none.
     """
 
-    def __init__(self, client: str, imports: Sequence[str], env: Mapping[str, str], launcher_path: str = "") -> None:
+    def __init__(self, client: str, imports: Sequence[str], cpus_per_rank: int, launcher_path: str = "") -> None:
         self.name = plugin_name(client)
         self.client = client
         self.imports = tuple(imports)
-        self.env = dict(env)
+        self.cpus_per_rank = cpus_per_rank
         self.launcher_path = launcher_path
         self.supervisors: dict[RankKey, Any] = {}  # what runs here now; values have take() and coordinator_gone()
         self._early_stops: OrderedDict[RankKey, dict[str, Any]] = OrderedDict()
         self._own: LauncherProcess | None = None
-        self._directory: Path | None = None
 
     def setup(self, worker: Worker) -> None:
         """Open the way down, warm the launcher, and introduce the worker to the coordinator."""
@@ -70,17 +67,14 @@ class SupervisorPlugin(WorkerPlugin):
             return self.launcher_path
         if self._own is None or not _answers(str(self._own.path)):
             self._close_own()
-            self._directory = Path(tempfile.mkdtemp(prefix="hpsearch-"))
-            self._own = start_launcher(self.imports, self._directory, {**os.environ, **self.env})
+            directory = Path(tempfile.gettempdir())
+            self._own = start_launcher(self.imports, directory, rank_environment(self.cpus_per_rank))
         return str(self._own.path)
 
     def _close_own(self) -> None:
         if self._own is not None:
             self._own.close()
             self._own = None
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
 
     def take(self, body: dict[str, Any]) -> None:
         """Hand a message from the coordinator to the rank that it is for."""
