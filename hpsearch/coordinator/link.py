@@ -68,6 +68,11 @@ class Link:
         """How many workers to wait for."""
         return self._connection.n_workers
 
+    @property
+    def connected(self) -> bool:
+        """Whether the scheduler is there; it loses all tasks and streams when it goes, even for a moment."""
+        return bool(self._client.status == "running")
+
     def open(self) -> None:
         """Put relay and supervisors in place; every worker then introduces itself with a "joined" message."""
         self._client._stream_handlers[TO_CLIENT] = self._arrived
@@ -83,6 +88,9 @@ class Link:
 
     def launch(self, seat: Seat, key: RankKey, order: dict[str, Any]) -> None:
         """Submit one rank's supervisor, pinned to the worker of its seat."""
+        if not self.connected:
+            self._post(TaskDone(key=key, status="lost"))
+            return
         trial, attempt, rank = key
         future: Future[Any] = self._client.submit(
             supervise,
@@ -97,7 +105,9 @@ class Link:
         future.add_done_callback(lambda done: self._post(TaskDone(key=key, status=done.status)))
 
     def send(self, worker: str, key: RankKey, body: dict[str, Any]) -> None:
-        """Send to the supervisor of one rank; lost without a word while the worker is disconnected."""
+        """Send to the supervisor of one rank; lost without a word while either side is disconnected."""
+        if not self.connected:
+            return
         trial, attempt, rank = key
         message = {**body, "trial": trial, "attempt": attempt, "rank": rank}
         self._client._send_to_scheduler({"op": DOWN, "to": worker, "body": message})
