@@ -37,6 +37,7 @@ from hpsearch.storage.rows import (
 from hpsearch.storage.studies import delete_study, insert_study
 
 T = TypeVar("T")
+_memory_logger = logging.getLogger("optuna.storages._in_memory")
 _SNAPSHOT = "this study is a snapshot: open it again to write to it"
 MAX_STEP = 2**31 - 1  # what PostgreSQL's integer holds
 
@@ -100,7 +101,7 @@ class Mirror(InMemoryStorage):
         with self._lock:
             _MEMORY_LOGGER.disabled = True  # that a copy is held in memory is no news to anybody
             try:
-                study_id = super().create_new_study(loaded.directions, loaded.name)
+                study_id = self._create_quietly(loaded.directions, loaded.name)
             finally:
                 _MEMORY_LOGGER.disabled = False
             for key, value in loaded.user_attrs.items():
@@ -129,10 +130,19 @@ class Mirror(InMemoryStorage):
                 row = self._sink.run(lambda connection: insert_study(connection, name, directions))
             except IntegrityError:
                 raise DuplicatedStudyError from None
-            study_id = super().create_new_study(directions, name)
+            study_id = self._create_quietly(directions, name)
             self._distributions[study_id] = {}
             self._sink.bind(study=(study_id, row))
             return study_id
+
+    def _create_quietly(self, directions: Sequence[StudyDirection], name: str) -> int:
+        # Optuna would tell the user that the study was created in memory, which is the one thing it is not.
+        level = _memory_logger.level
+        _memory_logger.setLevel(logging.WARNING)
+        try:
+            return super().create_new_study(directions, name)
+        finally:
+            _memory_logger.setLevel(level)
 
     def delete_study(self, study_id: int) -> None:
         """Rare, so done in the database before it returns."""

@@ -208,6 +208,12 @@ def test_peek_sees_the_record_of_the_last_opening(desk: Desk) -> None:
     assert peek(desk.url, "letters") is None
 
 
+def test_nobody_is_told_of_a_study_in_memory(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        desk.open().close()
+    assert "memory" not in caplog.text
+
+
 def test_closing_drains_and_closing_again_does_nothing(desk: Desk) -> None:
     store = desk.open()
     for _ in range(50):
