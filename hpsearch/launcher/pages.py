@@ -1,7 +1,7 @@
 """Huge pages for the launcher's memory: forking copies an entry for each page, and 2 MiB pages are 512 times fewer.
 
-Measured with torch imported: fork to the first line of the child 2.6 ms instead of 7.4, fork to reaped 11 instead of
-21. Collapsing all of it takes half a second, so it is done a little at a time while nothing else is to do.
+Measured with torch imported: the launcher needs 3.5 ms of CPU time a rank instead of 9, a bare fork comes to its first
+line in 2.6 ms instead of 7.4. Collapsing all of it takes half a second, so it is done in idle moments.
 """
 
 import ctypes

@@ -68,7 +68,7 @@ class Fault:
     limits: Limits = field(default_factory=lambda: Limits(grace_s=0.4))
     changes: dict[str, Any] = field(default_factory=dict)  # to the assignment
     log: str = ""  # found in it
-    within_s: float = 5.0
+    within_s: float = 20.0
 
 
 def params(**values: Any) -> dict[str, Any]:
@@ -110,8 +110,8 @@ FAULTS = [
           Limits(time_s=0.5, grace_s=0.4)),
     Fault("hangs_in_a_pattern", Cause.TIMEOUT, r"ran past its limit of 0.5 s; ended by SIGTERM", -15,
           Limits(time_s=0.5, grace_s=0.4)),
-    Fault("ignores_stop", Cause.TIMEOUT, r"ran past its limit of 0.5 s; SIGKILL after 0.4 s of grace", -9,
-          Limits(time_s=0.5, grace_s=0.4)),
+    Fault("ignores_stop", Cause.TIMEOUT, r"ran past its limit of 1 s; SIGKILL after 0.4 s of grace", -9,
+          Limits(time_s=1.0, grace_s=0.4)),
     Fault("heeds_stop", Cause.TIMEOUT, r"ran past its limit of 0.3 s", 0, Limits(time_s=0.3, grace_s=2.0)),
     Fault("sleeps", Cause.STALLED, r"no report for 0.3 s; ended by SIGTERM", -15,
           Limits(no_progress_s=0.3, grace_s=0.4)),
@@ -123,7 +123,7 @@ FAULTS = [
           Limits(memory_bytes=150 * MEGABYTE), ON_A_GPU),
     Fault("runs_out_of_gpu_memory", Cause.OOM, r"out of memory: OutOfMemoryError: CUDA out of memory.*", 1),
     Fault("runs_out_of_cpu_memory", Cause.OOM, r"out of memory: RuntimeError: .* can't allocate memory", 1),
-    Fault("closes_everything", Cause.ERROR, r"closed its connection to the supervisor", -9, within_s=6.0),
+    Fault("closes_everything", Cause.ERROR, r"closed its connection to the supervisor", -9),
     Fault("closes_everything_and_returns", Cause.ERROR, r"closed its connection .*last word was lost", 74,
           log="Bad file descriptor"),
     Fault("says_garbage", Cause.ERROR, r"sent a malformed report: .*", -9),
@@ -267,6 +267,17 @@ def test_a_result_in_the_grace_counts_when_the_study_drains_but_not_when_it_came
         assert run.ending.values == ((0.75,) if expected is Cause.RETURNED else ())
 
 
+def test_a_rank_that_waits_for_an_answer_is_not_stalled(launcher, tmp_path):
+    def answer(keeper: Keeper, message: dict[str, Any]) -> None:
+        if message["op"] == "suggest":
+            said = {"op": "suggested", "name": message["name"], "value": 0.5}
+            asyncio.get_running_loop().call_later(1.5, keeper.deliver, said)
+
+    limits = Limits(no_progress_s=1.0, grace_s=0.1)
+    run = run_rank(launcher, tmp_path, assignment(tmp_path, FAULTY, "asks"), limits, answer)
+    assert run.ending.values == (0.5,)
+
+
 def test_a_second_stop_may_be_less_patient(launcher, tmp_path):
     def answer(keeper: Keeper, message: dict[str, Any]) -> None:
         keeper.stop("drain", 100.0, Cause.STOPPED)
@@ -275,7 +286,7 @@ def test_a_second_stop_may_be_less_patient(launcher, tmp_path):
     began = time.monotonic()
     run = run_rank(launcher, tmp_path, assignment(tmp_path, FAULTY, "ignores_stop"), answer=answer)
     assert (run.ending.cause, run.ending.exit_code) == (Cause.STOPPED, -9)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_stopped_before_it_began(launcher, tmp_path):
@@ -374,7 +385,7 @@ def test_ranks_beside_each_other_do_not_disturb_each_other(launcher, tmp_path):
         for job in jobs:
             directory = tmp_path / job
             directory.mkdir()
-            runs.append(prepare(launcher, assignment(directory, FAULTY, job), Limits(time_s=2.0, grace_s=0.2)))
+            runs.append(prepare(launcher, assignment(directory, FAULTY, job), Limits(time_s=4.0, grace_s=0.2)))
         return await asyncio.gather(*(run.keeper.run() for run in runs))
 
     causes = [ending.cause for ending in asyncio.run(run_all())]

@@ -205,6 +205,18 @@ def test_a_launcher_that_dies_while_it_imports_says_why(tmp_path):
     assert (ending.cause, ending.reason) == (Cause.LOST, "the launcher died: cannot go on")
 
 
+def test_a_machine_without_room_for_a_process_is_a_loss(tmp_path):
+    (tmp_path / "full.py").write_text(
+        "import os\ndef fork():\n    raise BlockingIOError(11, 'Resource temporarily unavailable')\nos.fork = fork"
+    )
+    process = start(["full"], tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path)})
+    ending = run_rank(process, tmp_path, assignment(tmp_path)).ending
+    assert process.alive
+    process.close()
+    assert ending.cause is Cause.LOST
+    assert ending.reason == "the launcher cannot start a process: fork: Resource temporarily unavailable"
+
+
 # -------------------------------------------------------------------------------- what a rank starts with
 
 STARTS = """
