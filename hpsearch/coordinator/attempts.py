@@ -140,7 +140,7 @@ class Attempts:
         elif ending.cause is Cause.STOPPED:
             self._announcer.say("trial.stopped", trial=command.trial, attempt=command.attempt, reason=ending.reason)
 
-    def told(self, command: Tell) -> Callable[[], None]:
+    def told(self, command: Tell, params: dict[str, object]) -> Callable[[], None]:
         """What to announce about the end of a trial, once it is committed."""
         ending, trial = command.ending, command.trial
         step, value = self._last.pop(trial, (None, None))
@@ -153,7 +153,12 @@ class Attempts:
             match ending.cause:
                 case Cause.RETURNED:
                     self._announcer.say(
-                        "trial.completed", **common, values=list(ending.values), best=best, duration_s=duration_s
+                        "trial.completed",
+                        **common,
+                        values=list(ending.values),
+                        best=best,
+                        duration_s=duration_s,
+                        params=params,
                     )
                 case Cause.PRUNED:
                     self._announcer.say("trial.pruned", **common, step=step, value=value, reason=ending.reason)

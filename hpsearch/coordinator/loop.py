@@ -127,10 +127,16 @@ class Coordinator:
                 self._kill_by = self._clock() + KILL_S
                 self._feed(incoming)
             case Ticked():
+                self._check_link()
                 self._feed(incoming)
                 self._check_kill()
             case _:
                 self._feed(incoming)
+
+    def _check_link(self) -> None:
+        """Without the scheduler nothing can be started or heard; what ran there ends by itself and is resumable."""
+        if not self._link.connected:
+            self._feed(DrainRequested(reason="the connection to the Dask scheduler is gone", exit_code=5))
 
     def _check_kill(self) -> None:
         """Somebody wants out now; a worker that does not answer is no reason to stay."""
@@ -185,6 +191,7 @@ class Coordinator:
         if done.key not in self._inboxes:
             self._link.forget(done.key)
             return  # its end came by the faster way
+        self._check_link()
         if done.status == "finished":
             for body in self._inboxes[done.key].sift(self._link.last_words(done.key)):
                 self._heard(done.key, body)
@@ -376,6 +383,7 @@ class Coordinator:
         self._attempts.ended(command)
 
     def _tell(self, command: Tell) -> None:
+        params = self._proposals.params(command.trial)
         self._proposals.tell(command.trial, command.ending)
         self._ready.pop(command.trial)
-        self._when_committed(self._attempts.told(command))
+        self._when_committed(self._attempts.told(command, params))

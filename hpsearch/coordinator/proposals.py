@@ -133,6 +133,10 @@ class Proposals:
         """As ``optuna.Trial.set_constraint``."""
         self._open[number].set_constraint(key, value)
 
+    def params(self, number: int) -> dict[str, Any]:
+        """The parameters of an open trial, those that the objective suggested by now included."""
+        return self._open[number].params
+
     def tell(self, number: int, ending: Ending) -> None:
         """End the trial for good."""
         trial = self._open.pop(number)

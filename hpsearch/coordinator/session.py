@@ -250,6 +250,7 @@ class Session:
             directions=[metric.goal for metric in spec.metrics],
             metric_names=[metric.name for metric in spec.metrics],
             slot=str(request),
+            best=self._best(proposals),
         )
 
     def _say_finished(self, proposals: Proposals, lifecycle: Lifecycle, finish: Finish, duration_s: float) -> None:

@@ -64,7 +64,6 @@ def test_run_turns_options_into_a_spec(run: Callable[..., SimpleNamespace], api:
     assert (spec.storage, spec.cluster.workers, spec.metrics[0].goal) == ("sqlite:///o.db", 2, "minimize")
     assert spec.resources.cpus_per_rank == 2
     assert api.keywords["fresh"] is True
-    assert api.keywords["interrupts"] is True
     resume = "hpsearch run study.yaml --trials 7 resources.cpus=2 --timeout 90s --name other --seed 3"
     assert api.keywords["resume_command"] == f"{resume} --storage sqlite:///o.db --workers 2 --direction minimize"
 
