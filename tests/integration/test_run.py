@@ -316,9 +316,7 @@ def test_the_total_holds_with_more_slots_than_trials(home: Home) -> None:
 
 
 def test_a_plain_objective_without_a_study_file(home: Home) -> None:
-    (home.path / "plain.py").write_text(
-        "def objective(trial):\n    return trial.suggest_float('x', 0, 1)\n"
-    )
+    (home.path / "plain.py").write_text("def objective(trial):\n    return trial.suggest_float('x', 0, 1)\n")
     run = Run(home.path, "plain.py:objective", "--direction", "maximize", "--trials", "4", "--name", "walk")
     home.runs.append(run)
     assert run.end() == 0, run.errors
@@ -338,6 +336,22 @@ def test_an_existing_scheduler(home: Home, tmp_path: Path) -> None:
     gone = home.run("--scheduler", address, "--name", "other")
     assert gone.process.returncode == 5
     assert "no Dask scheduler answers" in gone.errors
+
+
+def test_a_dead_scheduler_ends_the_run_resumable(home: Home, tmp_path: Path) -> None:
+    slow = ("parameters.pause=0.1", "parameters.steps=40", "--trials", "2")
+    cluster = _dask(tmp_path)
+    with cluster as address:
+        run = home.start("--scheduler", address, *slow)
+        run.until("trial.reported", 3)
+        cluster.kill_scheduler()
+        assert run.end() == 5
+    assert "scheduler is gone" in run.of("study.finished")[0]["reason"]
+    assert not run.of("trial.failed")
+    with _dask(tmp_path) as address:
+        again = home.run("--scheduler", address, *slow)
+    assert again.process.returncode == 0, again.errors
+    assert states(home.trials()) == {TrialState.COMPLETE}
 
 
 class _dask:
@@ -363,6 +377,11 @@ class _dask:
     def _start(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "dask", *arguments]
         self._processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+    def kill_scheduler(self) -> None:
+        self._processes[0].kill()
+        self._processes[0].wait(timeout=30)
+        self._file.unlink()
 
     def __exit__(self, *_: object) -> None:
         for process in reversed(self._processes):
