@@ -95,7 +95,7 @@ def _warming(spec: "StudySpec") -> Iterator["LauncherProcess | None"]:
         return
     from hpsearch.launcher import warm_up
 
-    launcher = warm_up(spec.objective, spec.resources.cpus_per_rank)
+    launcher = warm_up(spec.objective.as_message(), spec.resources.cpus_per_rank)
     try:
         yield launcher
     finally:

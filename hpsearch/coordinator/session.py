@@ -140,7 +140,7 @@ class Session:
     def _warm_up(self) -> None:
         """The launcher that all workers of a local cluster share; others start their own."""
         if self.launcher is None:
-            self.launcher = warm_up(self.spec.objective, self.spec.resources.cpus_per_rank)
+            self.launcher = warm_up(self.spec.objective.as_message(), self.spec.resources.cpus_per_rank)
         self._exit.callback(self.launcher.close)
 
     def _open_store(self) -> storage.StudyStore:

@@ -1,21 +1,18 @@
 """The warm process that ranks are forked from, and how to start one."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hpsearch.launcher.preload import imports_of
 from hpsearch.launcher.process import LauncherProcess, rank_environment, start
 
-if TYPE_CHECKING:
-    from hpsearch.spec import Objective
-
 __all__ = ["LauncherProcess", "imports_of", "rank_environment", "start", "warm_up"]
 
 
-def warm_up(objective: "Objective", cpus_per_rank: int) -> LauncherProcess:
+def warm_up(objective: Mapping[str, str], cpus_per_rank: int) -> LauncherProcess:
     """Start a launcher on this machine for the ranks of one objective.
 
     It takes longest of all that a search needs, so whoever starts a search begins with this.
     """
-    return start(imports_of(objective.as_message()), Path(tempfile.gettempdir()), rank_environment(cpus_per_rank))
+    return start(imports_of(objective), Path(tempfile.gettempdir()), rank_environment(cpus_per_rank))
