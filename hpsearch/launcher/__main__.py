@@ -10,11 +10,13 @@ import ctypes
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hpsearch.launcher import members, pages, preload
@@ -211,8 +213,10 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     listener = socket.socket(fileno=int(sys.argv[1]))
     os.set_inheritable(listener.fileno(), False)
+    home = Path(listener.getsockname()).parent
     preload.preload(json.loads(sys.argv[2]))
     Launcher(listener).serve()
+    shutil.rmtree(home, ignore_errors=True)  # whoever started us may not live to do it
 
 
 if __name__ == "__main__":

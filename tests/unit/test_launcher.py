@@ -175,6 +175,7 @@ def test_it_ends_when_whoever_started_it_is_killed(tmp_path):
     while (found := members.stat(pid)) is not None and not found.dead:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_directory_is_no_obstacle(tmp_path):
