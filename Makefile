@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+INSTALL = $(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --editable
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -53,6 +53,6 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.with-%: $(BIN)/python pyproject.toml constraints.txt
-	@echo "installing hpsearch[$*] into $(VENV)"
+	@echo "installing hpsearch[$*] into $(VENV): torch is large, this takes minutes the first time"
 	@$(INSTALL) ".[$*]"
 	@touch $@
