@@ -109,6 +109,7 @@ class Judged(Event):
     value: float
     verdict: Verdict
     next_step: int | None  # the next step with a decision; None: no more
+    reason: str = ""  # of a prune, in words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,6 +69,7 @@ class SlotTable:
         self.request = request
         self._workers: dict[str, WorkerSlots] = {}
         self._leases: dict[str, tuple[Seat, ...]] = {}
+        self._largest = (0, 0, 0)  # cpus, gpus, bytes of memory of the largest worker seen
 
     def join(
         self, worker: str, *, host: str, cpus: int, gpus: tuple[str, ...] = (), memory_bytes: int | None = None
@@ -79,6 +80,7 @@ class SlotTable:
         """
         if worker not in self._workers:
             n_slots = self._n_slots(cpus, len(gpus), memory_bytes)
+            self._largest = max(self._largest, (cpus, len(gpus), memory_bytes or 0))
             self._workers[worker] = WorkerSlots(worker, host, n_slots, gpus, self.request.gpus)
         return self._workers[worker].n_slots
 
@@ -124,11 +126,16 @@ class SlotTable:
         """
         if self.n_slots >= self.request.ranks:
             return
+        raise GangTooLarge(str(self.request), self._largest_that_fits())
+
+    def _largest_that_fits(self) -> str:
         if self.n_slots:
-            largest = f"{self.n_slots} rank{'s' if self.n_slots != 1 else ''} of that size"
-        else:
-            largest = "none of that size"
-        raise GangTooLarge(str(self.request), largest)
+            return f"{self.n_slots} rank{'s' if self.n_slots != 1 else ''} of that size"
+        if not self._workers:
+            return "nothing: it has no worker"
+        cpus, n_gpus, memory_bytes = self._largest
+        memory = memory_bytes if self.request.memory_bytes else None
+        return str(RankRequest(cpus=cpus, gpus=n_gpus, memory_bytes=memory)).removesuffix(" each")
 
     def acquire(self, holder: str) -> tuple[Seat, ...] | None:
         """Seat a whole gang, or ``None`` while too few slots are free.

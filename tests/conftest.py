@@ -25,17 +25,20 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     me = psutil.Process()
     before = {child.pid for child in me.children(recursive=True)}
     yield
-    left = [child for child in me.children(recursive=True) if child.pid not in before]
+    left = [child for child in me.children(recursive=True) if child.pid not in before and not _is_pythons(child)]
     _, alive = psutil.wait_procs(left, timeout=LEAVE_S)
     # Servers that live as long as the session are started by fixtures that say so.
     spared = request.session.stash.get(SESSION_PIDS, set())
     words = [_words(process) for process in alive if not _belongs_to(process, spared)]
-    # Python's own, one for as long as this process lives.
-    words = [text for text in words if "multiprocessing.resource_tracker" not in text]
     assert not words, f"left running: {words}"
 
 
 SESSION_PIDS = pytest.StashKey[set[int]]()
+
+
+def _is_pythons(process: psutil.Process) -> bool:
+    """Multiprocessing keeps one process for as long as its parent lives."""
+    return "multiprocessing.resource_tracker" in _words(process)
 
 
 def _belongs_to(process: psutil.Process, pids: set[int]) -> bool:

@@ -352,6 +352,7 @@ class Coordinator:
                 value=command.value,
                 verdict=verdict,
                 next_step=next_step,
+                reason=f"{self._proposals.pruner_name} at step {command.step}",
             )
         )
 

@@ -4,6 +4,7 @@ All calls go to the study's mirror in memory; the write-behind makes them durabl
 study runs.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +119,12 @@ class Proposals:
         if any(known > step for known in frozen.intermediate_values):
             frozen = _until(frozen, step)
         return Verdict.PRUNE if self._study.pruner.prune(self._study, frozen) else Verdict.CONTINUE
+
+    @property
+    def pruner_name(self) -> str:
+        """For reasons: ``median``, ``successive halving``."""
+        words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(self._study.pruner).__name__.removesuffix("Pruner"))
+        return words.lower()
 
     def next_decision_step(self, number: int, step: int) -> int | None:
         """The next step after ``step`` at which the pruner can decide; ``None`` for never."""

@@ -6,6 +6,7 @@ code with any order of events. Stale words are refused by identity: an event of 
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import assert_never
 
 from hpsearch.budget import Budgets, Standing
@@ -35,6 +36,7 @@ from hpsearch.events import (
     Ticked,
     TrialReady,
     TrialStopRequested,
+    Verdict,
     WorkerJoined,
     WorkerLost,
 )
@@ -189,6 +191,8 @@ class Lifecycle:
             return ()
         record = self._trials[event.trial]
         record.next_step = event.next_step
+        if event.verdict is Verdict.PRUNE:
+            record.pruned = event.reason
         return [
             Deliver(
                 trial=event.trial,
@@ -229,7 +233,10 @@ class Lifecycle:
             # One rank alone cannot go on, and its peers would wait for it in a collective for ever.
             return self._stop(record, ending.cause, f"rank {rank}: {ending.reason}", self._grace_s)
         self._table.release(record.holder)
-        return self._attempt_ended(record, decisive(record.exits))
+        decisive_ending = decisive(record.exits)
+        if decisive_ending.cause is Cause.PRUNED:
+            decisive_ending = replace(decisive_ending, reason=record.pruned or "by the objective itself")
+        return self._attempt_ended(record, decisive_ending)
 
     def _attempt_ended(self, record: LiveTrial, ending: Ending) -> list[AnyCommand]:
         retry = self._wants_retry(record, ending)
@@ -237,8 +244,7 @@ class Lifecycle:
         if retry:
             record.n_lost += ending.cause is Cause.LOST
             record.n_charged += ending.cause is not Cause.LOST
-            record.attempt += 1
-            record.seats, record.exits, record.last_step, record.stop = (), {}, -1, None
+            record.begin_again()
             self._ready.appendleft(record.number)  # it waited its turn already
             return [ended]
         del self._trials[record.number]

@@ -39,6 +39,7 @@ class LiveTrial:
     exits: dict[int, Ending] = field(default_factory=dict)  # rank -> how it ended, in order of arrival
     last_step: int = -1
     stop: tuple[Cause, str] | None = None
+    pruned: str = ""  # the pruner's reason, once it said so
 
     @property
     def holder(self) -> str:
@@ -47,6 +48,11 @@ class LiveTrial:
     @property
     def running(self) -> bool:
         return bool(self.seats)
+
+    def begin_again(self) -> None:
+        """The next attempt of the same trial: nothing of the last one counts any more."""
+        self.attempt += 1
+        self.seats, self.exits, self.last_step, self.stop, self.pruned = (), {}, -1, None, ""
 
     @property
     def alive(self) -> tuple[Seat, ...]:

@@ -112,9 +112,7 @@ class VirtualCluster:
     def exit(self, key: tuple[int, int, int], cause: Cause) -> RankExited:
         trial, attempt, rank = key
         values = (0.5,) if cause is Cause.RETURNED else ()
-        return RankExited(
-            trial=trial, attempt=attempt, rank=rank, ending=Ending(cause=cause, reason="", values=values)
-        )
+        return RankExited(trial=trial, attempt=attempt, rank=rank, ending=Ending(cause=cause, reason="", values=values))
 
     def step(self) -> None:
         """One thing happens, chosen at random among what can."""

@@ -40,9 +40,7 @@ from hpsearch.placement import RankRequest, SlotTable
 class Study:
     """A lifecycle with a clock that the test moves, answering Ask with the next number."""
 
-    def __init__(
-        self, *, slots: int = 1, ranks: int = 1, retry: RetryRules | None = None, **budgets: Any
-    ) -> None:
+    def __init__(self, *, slots: int = 1, ranks: int = 1, retry: RetryRules | None = None, **budgets: Any) -> None:
         self.now = 0.0
         self.n_trials = 0
         table = SlotTable(RankRequest(ranks=ranks))
@@ -55,7 +53,9 @@ class Study:
     def start(self) -> list[AnyCommand]:
         return self.do(WorkerJoined(worker="w", host="h", cpus=self.n_slots))
 
-    def ready(self, trial: int, attempt: int = 1, *, asked: bool = True, next_step: int | None = None) -> list[AnyCommand]:
+    def ready(
+        self, trial: int, attempt: int = 1, *, asked: bool = True, next_step: int | None = None
+    ) -> list[AnyCommand]:
         return self.do(TrialReady(trial=trial, attempt=attempt, asked=asked, next_step=next_step))
 
     def exit(self, trial: int, cause: Cause = Cause.RETURNED, attempt: int = 1, rank: int = 0) -> list[AnyCommand]:
@@ -296,3 +296,15 @@ def test_without_any_worker_for_long_it_gives_up() -> None:
     assert study.do(Ticked()) == []
     study.now = WORKERLESS_S + 1
     assert study.do(Ticked()) == [Finish(reason=f"no worker for {WORKERLESS_S:.0f} s", exit_code=5)]
+
+
+def test_a_prune_says_whose_choice_it_was() -> None:
+    study = Study(slots=2, trials=9)
+    study.start()
+    study.ready(0, next_step=1)
+    study.ready(1)
+    study.report(0, 1)
+    judged = Judged(trial=0, attempt=1, step=1, value=0.5, verdict=Verdict.PRUNE, next_step=3, reason="asha at step 1")
+    study.do(judged)
+    assert only(study.exit(0, Cause.PRUNED), Tell).ending.reason == "asha at step 1"
+    assert only(study.exit(1, Cause.PRUNED), Tell).ending.reason == "by the objective itself"

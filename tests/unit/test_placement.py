@@ -73,7 +73,9 @@ def test_never_is_an_exception_that_names_what_would_fit() -> None:
 def test_too_small_a_worker_holds_none() -> None:
     slots = table(cpus=64)
     assert slots.join("w", host="h", cpus=2) == 0
-    with pytest.raises(GangTooLarge, match="none of that size"):
+    with pytest.raises(
+        GangTooLarge, match=r"64 CPUs each, but the largest that fits on this cluster is 1 rank with 2 CPUs$"
+    ):
         slots.check()
 
 
@@ -107,3 +109,12 @@ def test_a_worker_that_comes_back_starts_empty_whatever_old_leases_do() -> None:
     slots.acquire("new")
     slots.release("old")
     assert slots.n_free == 0
+
+
+def test_what_would_fit_is_said_in_what_was_asked_for() -> None:
+    slots = table(gpus=8, memory_bytes=4)
+    slots.join("w", host="h", cpus=2, gpus=("0", "1"), memory_bytes=64_000_000_000)
+    with pytest.raises(GangTooLarge, match=r"1 rank with 2 CPUs, 2 GPUs, 64 GB of memory$"):
+        slots.check()
+    with pytest.raises(GangTooLarge, match="nothing: it has no worker"):
+        table().check()
