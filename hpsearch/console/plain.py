@@ -124,8 +124,8 @@ def _plain_fields(notice: Notice) -> dict[str, object]:
             best = True if fields.get("best") is True else None
             took = _duration_or_none(fields.get("duration_s"))
             return {**head, "value": many(values).replace(", ", ","), "best": best, "duration": took}
-        case "trial.pruned" if fields.get("reason") == "pruned":
-            del fields["reason"]  # the kind says it
+        case "trial.pruned" if str(fields.get("reason", "")).endswith(f"at step {fields.get('step')}"):
+            del fields["step"]  # the reason says it
     return fields
 
 

@@ -119,9 +119,10 @@ class Pump:
         self._pipe = pipe
         self._log = log
         self._buffer = bytearray(CHUNK)
-        self._flushing: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._complained = False
+        log.changed = True  # from nothing to an empty file: who looks for it sees that nothing was printed yet
+        self._flushing: asyncio.Task[None] | None = asyncio.create_task(self._flush())
         os.set_blocking(pipe, False)
         with contextlib.suppress(OSError):  # a user's pipes are limited in sum
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK)

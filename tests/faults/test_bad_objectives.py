@@ -100,9 +100,7 @@ def objective(trial: hpsearch.Trial) -> object:
 @pytest.fixture
 def client() -> Iterator[Client]:
     with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None
-        ) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

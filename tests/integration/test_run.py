@@ -187,6 +187,13 @@ def test_run_again_has_nothing_to_do_and_growing_adds_the_difference(home: Home)
     assert len(grown.of("trial.completed")) == 3
 
 
+def test_the_log_of_a_silent_trial_is_empty_and_there(home: Home) -> None:
+    assert home.run("--trials", "1").process.returncode == 0
+    command = [sys.executable, "-m", "hpsearch", "logs", "0"]
+    shown = subprocess.run(command, cwd=home.path, capture_output=True, text=True, check=False)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", "")
+
+
 def test_killed_in_mid_run_it_goes_on_with_exactly_the_same_trials(home: Home) -> None:
     slow = ("parameters.pause=0.2", "parameters.steps=4")
     run = home.start(*slow)
