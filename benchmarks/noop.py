@@ -37,6 +37,7 @@ def dask_storage_rate(trials: int) -> float:
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
+        client.run(optuna.logging.set_verbosity, optuna.logging.WARNING)
         study = optuna.create_study(storage=DaskStorage(client=client), sampler=optuna.samplers.RandomSampler())
         began = time.perf_counter()
         futures = [client.submit(study.optimize, nothing, n_trials=1, pure=False) for _ in range(trials)]
