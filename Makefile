@@ -24,7 +24,7 @@ demo: $(VENV)/.with-demo
 	@echo "Then copy studies/digits.yaml and trials/digits.py and make them yours: docs/your-objective.md"
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 check: $(VENV)/.with-dev
 	$(BIN)/ruff check .

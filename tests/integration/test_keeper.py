@@ -38,7 +38,7 @@ def _nothing_is_left(launcher: LauncherProcess) -> Iterator[None]:
     _wait_for(lambda: _is_ready(launcher))
     before = _open_files()
     yield
-    assert _open_files() == before
+    assert _open_files() <= before  # fewer: the collector closed what an earlier test dropped
     if launcher.alive:
         assert list(members.descendants(launcher.pid)) == []
         assert len(psutil.Process(launcher.pid).open_files()) <= 2  # its log
