@@ -3,6 +3,7 @@
 What comes is posted, from Dask's threads, into the coordinator's one queue; no decision is made here.
 """
 
+import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,12 +80,12 @@ class Link:
         if self._client.scheduler_comm is not None:
             self._client.scheduler_comm.interval = HOLD_BACK_S
         self._client.register_plugin(Relay())
-        self._client._send_to_scheduler({"op": DOWN, "to": None, "body": {}})
+        self._client._send_to_scheduler({"op": DOWN, "to": None, "body": ""})
         self._client.register_plugin(self._plugin)
         self._open = True
 
-    def _arrived(self, body: dict[str, Any]) -> None:
-        self._post(Arrived(body=body))
+    def _arrived(self, worker: str, body: str) -> None:
+        self._post(Arrived(body={**json.loads(body), "worker": worker}))
 
     def launch(self, seat: Seat, key: RankKey, order: dict[str, Any]) -> None:
         """Submit one rank's supervisor, pinned to the worker of its seat."""
@@ -109,7 +110,7 @@ class Link:
         if not self.connected:
             return
         trial, attempt, rank = key
-        message = {**body, "trial": trial, "attempt": attempt, "rank": rank}
+        message = json.dumps({**body, "trial": trial, "attempt": attempt, "rank": rank})
         self._client._send_to_scheduler({"op": DOWN, "to": worker, "body": message})
 
     def last_words(self, key: RankKey) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What hpsearch adds to a Dask worker: the warm launcher of a study, and the supervisors' end of the message way."""
 
+import json
 import logging
 import socket
 import tempfile
@@ -59,7 +60,7 @@ class SupervisorPlugin(WorkerPlugin):
 
     def send(self, body: dict[str, Any]) -> None:
         """Send to the coordinator; lost without a word while the worker is disconnected."""
-        self._worker.batched_send({"op": UP, "client": self.client, "body": body})
+        self._worker.batched_send({"op": UP, "client": self.client, "body": json.dumps(body)})
 
     def launcher(self) -> str:
         """Socket path of a launcher that lives: the machine's shared one, else one of our own."""
@@ -118,9 +119,9 @@ def find_plugin(worker: Worker, client: str) -> SupervisorPlugin:
     return plugin
 
 
-def _dispatch(ways: dict[str, SupervisorPlugin], client: str, body: dict[str, Any]) -> None:
+def _dispatch(ways: dict[str, SupervisorPlugin], client: str, body: str) -> None:
     if (plugin := ways.get(client)) is not None:
-        plugin.take(body)
+        plugin.take(json.loads(body))
 
 
 def _answers(path: str) -> bool:

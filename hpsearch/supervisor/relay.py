@@ -4,12 +4,17 @@ Up:   worker's stream -> scheduler -> the coordinator's client. About 1 ms, 14,0
 Down: the coordinator's client -> scheduler -> worker's stream.
 
 Both directions may drop what is sent while a connection is away; :mod:`hpsearch.channel` makes good for that.
+
+Bodies travel as JSON text. Dask's own format refuses some of what a job may say (an int of more than 64 bits, text
+with lone surrogates), and closes the connection of the whole worker over it.
 """
 
-import logging
+import contextlib
+import json
 from typing import Any
 
 from distributed import Scheduler
+from distributed.comm.core import CommClosedError
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 UP = "hpsearch-up"  # worker -> scheduler
@@ -18,8 +23,6 @@ TO_CLIENT = "hpsearch"  # scheduler -> client
 COORDINATOR_GONE = "coordinator-gone"
 # Dask holds back what follows within 5 to 10 ms on one stream. A rank waits for its verdict meanwhile.
 HOLD_BACK_S = 0.0005
-
-logger = logging.getLogger(__name__)
 
 
 class Relay(SchedulerPlugin):
@@ -35,11 +38,11 @@ class Relay(SchedulerPlugin):
         scheduler.stream_handlers[UP] = self.up
         scheduler.stream_handlers[DOWN] = self.down
 
-    def up(self, client: str, body: dict[str, Any], worker: str) -> None:
+    def up(self, client: str, body: str, worker: str) -> None:
         """From a worker to the coordinator that it names."""
-        self._to_client(client, {**body, "worker": worker})
+        self._to_client(client, worker, body)
 
-    def down(self, client: str, to: str | None, body: dict[str, Any]) -> None:
+    def down(self, client: str, to: str | None, body: str) -> None:
         """From a coordinator to one worker; with ``to=None`` it introduces itself as one."""
         if to is None:
             self._listeners.add(client)
@@ -49,7 +52,7 @@ class Relay(SchedulerPlugin):
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A worker left or died: every coordinator hears of it."""
         for client in self._listeners:
-            self._to_client(client, {"op": "worker-lost", "worker": worker})
+            self._to_client(client, worker, json.dumps({"op": "worker-lost"}))
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A coordinator is gone: what it runs must not outlive it."""
@@ -57,13 +60,18 @@ class Relay(SchedulerPlugin):
             return
         self._listeners.discard(client)
         for worker in list(scheduler.stream_comms):
-            self._to_worker(worker, client, {"op": COORDINATOR_GONE})
+            self._to_worker(worker, client, json.dumps({"op": COORDINATOR_GONE}))
 
-    def _to_client(self, client: str, body: dict[str, Any]) -> None:
+    # A connection may be closed and not cleared away yet. Raised in here, that would end the sender's connection, too:
+    # a coordinator that dies would take along every worker that is just reporting to it.
+
+    def _to_client(self, client: str, worker: str, body: str) -> None:
         if comm := self._scheduler.client_comms.get(client):
-            comm.send({"op": TO_CLIENT, "body": body})
+            with contextlib.suppress(CommClosedError):
+                comm.send({"op": TO_CLIENT, "worker": worker, "body": body})
 
-    def _to_worker(self, worker: str, client: str, body: dict[str, Any]) -> None:
+    def _to_worker(self, worker: str, client: str, body: str) -> None:
         stream = self._scheduler.stream_comms[worker]
         stream.interval = HOLD_BACK_S
-        stream.send({"op": DOWN, "client": client, "body": body})
+        with contextlib.suppress(CommClosedError):
+            stream.send({"op": DOWN, "client": client, "body": body})

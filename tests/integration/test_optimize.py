@@ -210,3 +210,17 @@ def test_a_plain_script_without_a_main_guard(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == "done 3\n"
     assert done.stderr == ""
+
+
+def test_what_dasks_messages_cannot_hold_costs_no_worker(client: Client, url: str) -> None:
+    def objective(trial: Any) -> float:
+        trial.set_user_attr("n", 2**70)
+        if trial.number:
+            raise RuntimeError("no such file: \udcff")
+        return 1.0
+
+    workers = set(client.scheduler_info()["workers"])
+    study = hpsearch.optimize(objective, n_trials=2, client=client, storage=url)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL"]
+    assert all(trial.user_attrs == {"n": 2**70} for trial in study.trials)
+    assert set(client.scheduler_info()["workers"]) == workers
