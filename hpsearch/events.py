@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+MAX_STEP = 2**31 - 1  # of a report: what a database's integer holds
+MAX_NAME = 512  # characters of a metric's or attribute's name: what Optuna's tables hold
+
 
 class Verdict(StrEnum):
     """The answer to a report."""

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
 from hpsearch.errors import StorageFailed
+from hpsearch.events import MAX_STEP
 from hpsearch.storage import schema
 from hpsearch.storage.reading import LoadedStudy
 from hpsearch.storage.rows import (
@@ -39,10 +40,6 @@ from hpsearch.storage.studies import delete_study, insert_study
 T = TypeVar("T")
 _memory_logger = logging.getLogger("optuna.storages._in_memory")
 _SNAPSHOT = "this study is a snapshot: open it again to write to it"
-MAX_STEP = 2**31 - 1  # what PostgreSQL's integer holds
-
-
-_MEMORY_LOGGER = logging.getLogger("optuna.storages._in_memory")
 
 
 class Sink(Protocol):
@@ -99,11 +96,7 @@ class Mirror(InMemoryStorage):
     def restore(self, loaded: LoadedStudy) -> int:
         """Take over a study as the database has it; returns its id here."""
         with self._lock:
-            _MEMORY_LOGGER.disabled = True  # that a copy is held in memory is no news to anybody
-            try:
-                study_id = self._create_quietly(loaded.directions, loaded.name)
-            finally:
-                _MEMORY_LOGGER.disabled = False
+            study_id = self._create_quietly(loaded.directions, loaded.name)
             for key, value in loaded.user_attrs.items():
                 super().set_study_user_attr(study_id, key, value)
             for key, value in loaded.system_attrs.items():

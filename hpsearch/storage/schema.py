@@ -16,10 +16,11 @@ from optuna.storages._rdb import models
 from sqlalchemy import Column, Double, Integer, String, Table, Text, UniqueConstraint
 
 from hpsearch.errors import StorageUnreachable
+from hpsearch.events import MAX_NAME
 from hpsearch.storage.connect import Location
 
 VERSION = "1"
-NAME_LENGTH = 512  # Optuna's longest indexed string
+NAME_LENGTH = MAX_NAME  # Optuna's longest indexed string
 _ADVISORY_LOCK = 0x68707365  # "hpse"
 
 STUDIES: Table = models.StudyModel.__table__

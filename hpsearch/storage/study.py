@@ -18,11 +18,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import HpsearchError, UsageError
+from hpsearch.events import MAX_STEP
 from hpsearch.storage import requests, schema
 from hpsearch.storage.attempts import AttemptRow, StudyRecord, attempt_row, clean, load_attempts, load_record
 from hpsearch.storage.connect import locate, reaching, reading_engine, writing_engine
 from hpsearch.storage.holder import BEAT_S, Held, refuse_held, take
-from hpsearch.storage.mirror import MAX_STEP, Mirror
+from hpsearch.storage.mirror import Mirror
 from hpsearch.storage.reading import METRIC_NAMES, load_study
 from hpsearch.storage.rows import UPSERT_RECORD, Upsert, metric_row
 from hpsearch.storage.studies import delete_study, find_study, insert_study

@@ -4,6 +4,8 @@ import contextlib
 import json
 from typing import Any
 
+from hpsearch.events import MAX_NAME, MAX_STEP
+
 FINAL = frozenset({"returned", "pruned", "stopped", "failed"})
 CAUSES = frozenset({"error", "import", "oom", "bad_result"})
 
@@ -42,9 +44,25 @@ def parse(line: bytes) -> dict[str, Any]:
     for key, kind in shape.items():
         if key not in message or not isinstance(message[key], kind):
             raise Malformed(f"sent a malformed {message['op']}: {shown}")
-    numbers = [*message.get("metrics", {}).values(), *message.get("values", [])]
-    if not all(isinstance(number, Number) for number in numbers) or message.get("step", 0) < 0:
-        raise Malformed(f"sent a malformed {message['op']}: {shown}")
-    if message.get("cause", "error") not in CAUSES:
+    metrics = message.get("metrics", {})
+    sound = (
+        all(_is_number(number) for number in [*metrics.values(), *message.get("values", [])])
+        and (message["op"] not in {"report", "constraint"} or _is_number(message["value"]))
+        and 0 <= message.get("step", 0) <= MAX_STEP
+        and all(len(name) <= MAX_NAME for name in [*metrics, message.get("key", "")])
+        and message.get("cause", "error") in CAUSES
+    )
+    if not sound:
         raise Malformed(f"sent a malformed {message['op']}: {shown}")
     return {key: message[key] for key in ("op", *shape)}
+
+
+def _is_number(value: object) -> bool:
+    """Whether a float can hold it, as every database column does."""
+    if not isinstance(value, Number):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True

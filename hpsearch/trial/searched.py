@@ -21,6 +21,7 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from hpsearch import checkpoint
+from hpsearch.events import MAX_NAME, MAX_STEP
 from hpsearch.trial.line import Line, TrialStopped
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Trial(BaseTrial):
 
         Raises:
             TypeError: something is no number.
-            ValueError: the step is negative.
+            ValueError: the step is negative or above 2**31 - 1, or the name of a metric is too long.
             NotImplementedError: in a study with several objectives, as in Optuna.
             TrialStopped: this attempt shall end.
         """
@@ -150,8 +151,10 @@ class Trial(BaseTrial):
             step = int(step)
         except (TypeError, ValueError):
             raise TypeError(f"`step` is of type {type(step).__name__!r} but must be an int") from None
-        if step < 0:
-            raise ValueError(f"`step` is {step} but must not be negative")
+        if not 0 <= step <= MAX_STEP:
+            raise ValueError(f"`step` is {step} but must be 0 to {MAX_STEP}: count in larger units")
+        for name in metrics:
+            _check_name(name)
         with self._lock:
             self._last_step = step
             if step in self._reported:
@@ -177,15 +180,17 @@ class Trial(BaseTrial):
             return self._pruned or last is None or decision is None or last < decision
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Keep something that JSON can express with the trial. TypeError for anything else."""
-        self._user_attrs[key] = value
+        """Keep something that JSON can express with the trial. TypeError: it cannot; ValueError: a key too long."""
+        _check_name(key)
         self._say({"op": "user_attr", "key": key, "value": value})
+        self._user_attrs[key] = value
 
     def set_constraint(self, key: str, value: float) -> None:
         """As in Optuna: the trial is feasible if all constraints are zero or less; the first value of a key counts."""
         value = _float(key, value)
         if math.isnan(value):
             raise ValueError(f"constraint {key!r} must not be NaN")
+        _check_name(f"constraints:{key}")  # as Optuna keeps it
         if key in self._constraints:
             warnings.warn(f"constraint {key!r} is already set: this value is ignored", stacklevel=2)
             return
@@ -298,6 +303,12 @@ def _float(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name!r} is of type {type(value).__name__!r} but must be a number") from None
+
+
+def _check_name(name: str) -> None:
+    """Here, where the job can still be told: later it would be the study that could not be written."""
+    if len(name) > MAX_NAME or "\x00" in name:
+        raise ValueError(f"{name[:40]!r}...: a name has at most {MAX_NAME} characters and no NUL")
 
 
 def _equal(known: BaseDistribution, asked: BaseDistribution) -> bool:
