@@ -13,8 +13,8 @@ from distributed import Future
 
 from hpsearch.cluster import Connection
 from hpsearch.events import Seat
-from hpsearch.supervisor.plugin import RankKey, SupervisorPlugin, plugin_name
-from hpsearch.supervisor.relay import DOWN, HOLD_BACK_S, TO_CLIENT, Relay
+from hpsearch.supervisor.plugin import RankKey, SupervisorPlugin
+from hpsearch.supervisor.relay import DOWN, HOLD_BACK_S, TO_CLIENT, Relay, plugin_name
 from hpsearch.supervisor.task import supervise
 
 

@@ -16,7 +16,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from hpsearch.launcher import LauncherProcess, rank_environment
 from hpsearch.launcher import start as start_launcher
 from hpsearch.supervisor.devices import visible_gpus
-from hpsearch.supervisor.relay import COORDINATOR_GONE, DOWN, UP
+from hpsearch.supervisor.relay import COORDINATOR_GONE, DOWN, UP, plugin_name
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class SupervisorPlugin(WorkerPlugin):
         self.supervisors: dict[RankKey, Any] = {}  # what runs here now; values have take() and coordinator_gone()
         self._early_stops: OrderedDict[RankKey, dict[str, Any]] = OrderedDict()
         self._own: LauncherProcess | None = None
+        self._doubtful = True  # whether the launcher should be looked at before it is used
 
     def setup(self, worker: Worker) -> None:
         """Open the way down, warm the launcher, and introduce the worker to the coordinator."""
@@ -64,13 +65,19 @@ class SupervisorPlugin(WorkerPlugin):
 
     def launcher(self) -> str:
         """Socket path of a launcher that lives: the machine's shared one, else one of our own."""
-        if self.launcher_path and _answers(self.launcher_path):
-            return self.launcher_path
-        if self._own is None or not _answers(str(self._own.path)):
-            self._close_own()
-            directory = Path(tempfile.gettempdir())
-            self._own = start_launcher(self.imports, directory, rank_environment(self.cpus_per_rank))
-        return str(self._own.path)
+        if self._doubtful:
+            self._doubtful = False
+            if self.launcher_path and not _answers(self.launcher_path):
+                self.launcher_path = ""
+            if not self.launcher_path and (self._own is None or not _answers(str(self._own.path))):
+                self._close_own()
+                directory = Path(tempfile.gettempdir())
+                self._own = start_launcher(self.imports, directory, rank_environment(self.cpus_per_rank))
+        return self.launcher_path or str(self._own.path if self._own else "")
+
+    def doubt(self) -> None:
+        """A rank was lost: the next one asks first whether the launcher still answers."""
+        self._doubtful = True
 
     def _close_own(self) -> None:
         if self._own is not None:
@@ -105,11 +112,6 @@ def describe(dask_worker: Worker) -> dict[str, Any]:
         "gpus": visible_gpus(),
         "memory_bytes": psutil.virtual_memory().total,
     }
-
-
-def plugin_name(client: str) -> str:
-    """Name under which the plugin of one coordinator is registered with Dask."""
-    return f"hpsearch-{client}"
 
 
 def find_plugin(worker: Worker, client: str) -> SupervisorPlugin:

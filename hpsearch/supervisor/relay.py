@@ -9,6 +9,7 @@ Bodies travel as JSON text. Dask's own format refuses some of what a job may say
 with lone surrogates), and closes the connection of the whole worker over it.
 """
 
+import asyncio
 import contextlib
 import json
 from typing import Any
@@ -25,6 +26,11 @@ COORDINATOR_GONE = "coordinator-gone"
 HOLD_BACK_S = 0.0005
 
 
+def plugin_name(client: str) -> str:
+    """Name under which the worker plugin of one coordinator is registered with Dask."""
+    return f"hpsearch-{client}"
+
+
 class Relay(SchedulerPlugin):
     """Passes messages on inside the scheduler, and tells who came and who went."""
 
@@ -35,6 +41,7 @@ class Relay(SchedulerPlugin):
         """Register the two directions as stream operations of the scheduler."""
         self._scheduler = scheduler
         self._listeners: set[str] = set()  # clients that are coordinators
+        self._leaving: set[asyncio.Task[None]] = set()  # held, or they would be collected
         scheduler.stream_handlers[UP] = self.up
         scheduler.stream_handlers[DOWN] = self.down
 
@@ -61,6 +68,14 @@ class Relay(SchedulerPlugin):
         self._listeners.discard(client)
         for worker in list(scheduler.stream_comms):
             self._to_worker(worker, client, json.dumps({"op": COORDINATOR_GONE}))
+        leaving = asyncio.create_task(self._withdraw(client))
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    async def _withdraw(self, client: str) -> None:
+        """Take its launchers off the workers, and keep them off workers that are yet to come."""
+        with contextlib.suppress(ValueError):  # an orderly end has done so already
+            await self._scheduler.unregister_worker_plugin(comm=None, name=plugin_name(client))
 
     # A connection may be closed and not cleared away yet. Raised in here, that would end the sender's connection, too:
     # a coordinator that dies would take along every worker that is just reporting to it.

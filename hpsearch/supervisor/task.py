@@ -59,6 +59,8 @@ class RankSupervisor:
                 ending = Ending(cause=Cause(stop["cause"]), reason=stop["reason"])
             else:
                 ending = await self._keeper.run()
+            if ending.cause is Cause.LOST:
+                self._plugin.doubt()
             self._up({"op": "exited", "ending": _ending_to_message(ending)})
         finally:
             resending.cancel()

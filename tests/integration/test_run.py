@@ -361,6 +361,25 @@ def test_a_dead_scheduler_ends_the_run_resumable(home: Home, tmp_path: Path) -> 
     assert states(home.trials()) == {TrialState.COMPLETE}
 
 
+def test_a_killed_coordinator_leaves_nothing_on_a_cluster_of_others(home: Home, tmp_path: Path) -> None:
+    slow = ("parameters.pause=0.2", "parameters.steps=50")
+    with _dask(tmp_path) as address:
+        run = home.start("--scheduler", address, *slow)
+        run.until("trial.reported")
+        ranks = [process for process in home.processes() if process.pid != run.process.pid]
+        assert ranks
+        run.process.kill()
+        run.process.wait()
+        _, alive = psutil.wait_procs(ranks, timeout=20)
+        assert not alive
+        again = home.run("--scheduler", address, "--fresh", "--trials", "2")
+        assert again.process.returncode == 0, again.errors
+        launchers = [p for p in psutil.process_iter(["cmdline"]) if "hpsearch.launcher" in (p.info["cmdline"] or ())]
+        own = [p for p in launchers if any(parent.pid == os.getpid() for parent in p.parents())]
+        _, alive = psutil.wait_procs(own, timeout=10)
+        assert not alive, "a launcher outlived its study on a worker that did not"
+
+
 class _dask:
     """A scheduler and a worker as an operator starts them."""
 
