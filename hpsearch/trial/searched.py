@@ -151,8 +151,10 @@ class Trial(BaseTrial):
             step = int(step)
         except (TypeError, ValueError):
             raise TypeError(f"`step` is of type {type(step).__name__!r} but must be an int") from None
-        if not 0 <= step <= MAX_STEP:
-            raise ValueError(f"`step` is {step} but must be 0 to {MAX_STEP}: count in larger units")
+        if step < 0:
+            raise ValueError(f"`step` is {step} but must not be negative")
+        if step > MAX_STEP:
+            raise ValueError(f"`step` is {step} but must be at most {MAX_STEP}: count in larger units")
         for name in metrics:
             _check_name(name)
         with self._lock:
