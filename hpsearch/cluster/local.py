@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any
@@ -17,6 +17,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
 from hpsearch.cluster.connection import Connection
+from hpsearch.errors import ClusterUnreachable
 from hpsearch.supervisor.devices import visible_gpus
 
 
@@ -57,9 +58,24 @@ def open_local(plan: LocalPlan) -> Connection:
 
     Dask's own memory manager is off: it would pause or restart a worker for the memory of the ranks on it, and the
     ranks have their own limits. A task that loses its worker is never repeated by Dask: the lifecycle decides that.
+
+    Raises:
+        ClusterUnreachable: no port, process or directory to be had, or a worker does not start.
     """
-    show_main = _hide_main()
-    directory = tempfile.TemporaryDirectory(prefix="hpsearch-dask-", ignore_cleanup_errors=True)
+    with ExitStack() as opened:
+        try:
+            client = _open(plan, opened)
+        except (OSError, RuntimeError) as error:  # a worker that does not come in time is one of the first
+            raise ClusterUnreachable(
+                f"no Dask cluster can be started on this machine ({type(error).__name__}: {error})"
+            ) from error
+        return Connection(client=client, n_workers=plan.n_workers, closers=[opened.pop_all().close])
+
+
+def _open(plan: LocalPlan, opened: ExitStack) -> Client:
+    """The client; ``opened`` gets what has to be closed, also when this fails half-way."""
+    opened.callback(_hide_main())
+    directory = opened.enter_context(tempfile.TemporaryDirectory(prefix="hpsearch-dask-", ignore_cleanup_errors=True))
     settings = {
         "distributed.scheduler.allowed-failures": 0,
         "distributed.comm.timeouts.connect": "15s",
@@ -73,16 +89,14 @@ def open_local(plan: LocalPlan) -> Connection:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=None,
-            local_directory=directory.name,
+            local_directory=directory,
             silence_logs=logging.CRITICAL,
             name="hpsearch",
         )
+    opened.callback(cluster.close)
     client = Client(cluster, set_as_default=False)
-    return Connection(
-        client=client,
-        n_workers=plan.n_workers,
-        closers=[show_main, directory.cleanup, cluster.close, client.close],
-    )
+    opened.callback(client.close)
+    return client
 
 
 @contextmanager
