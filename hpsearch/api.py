@@ -22,6 +22,7 @@ from hpsearch.events import DrainRequested, KillRequested
 from hpsearch.search import build_pruner, build_sampler
 from hpsearch.space import Space
 from hpsearch.spec import Budget, ClusterSpec, Component, Metric, Objective, Resources, Retry, StudySpec
+from hpsearch.storage import optuna_url
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -193,7 +194,7 @@ def _storage_url(storage: str | None) -> Iterator[str]:
 
 def _loaded(name: str, url: str, *, keep: bool) -> optuna.Study:
     if keep:
-        return optuna.load_study(study_name=name, storage=url)
+        return optuna.load_study(study_name=name, storage=optuna_url(url))
     memory = optuna.storages.InMemoryStorage()
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # that a copy was made is no news to the caller

@@ -143,6 +143,11 @@ def is_transient(error: DBAPIError) -> bool:
     return error.connection_invalidated or isinstance(error, OperationalError)
 
 
+def optuna_url(url: str) -> str:
+    """The URL with which Optuna opens the same database, by the driver that hpsearch uses. It holds the password."""
+    return locate(url).url.render_as_string(hide_password=False)
+
+
 def label(url: str) -> str:
     """A storage URL as people may see it: absolute, without the password. StorageUnreachable if it cannot serve."""
     return locate(url).label

@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from storage_desk import RECORD, Desk, attempt
 
 from hpsearch.errors import NoSuchStudy, StorageFailed, StorageUnreachable, UsageError
-from hpsearch.storage import label, peek, send_request
+from hpsearch.storage import label, optuna_url, peek, send_request
 from hpsearch.views import open_views
 
 SPACE = {f"x{i}": FloatDistribution(0, 1) for i in range(5)}
@@ -412,6 +412,11 @@ def test_a_label_shows_no_password() -> None:
     assert label("postgresql://u:s3cret@h/d") == "postgresql+psycopg://u:***@h/d"
     assert "s3cret" not in label("postgresql://h/d?password=s3cret")
     assert label("sqlite:///x.db") == f"sqlite:///{Path.cwd() / 'x.db'}"
+
+
+def test_optuna_opens_the_same_database_by_the_driver_that_is_there() -> None:
+    assert optuna_url("postgresql://u:s3cret@h/d") == "postgresql+psycopg://u:s3cret@h/d"
+    assert optuna_url("sqlite:///x.db") == f"sqlite:///{Path.cwd() / 'x.db'}"
 
 
 def test_peeking_creates_nothing(desk: Desk, tmp_path: Path) -> None:
