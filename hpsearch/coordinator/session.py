@@ -23,7 +23,7 @@ from hpsearch.coordinator.loop import Coordinator
 from hpsearch.coordinator.orders import Orders
 from hpsearch.coordinator.proposals import Proposals
 from hpsearch.errors import SpaceChanged, UsageError
-from hpsearch.events import Finish, Notice
+from hpsearch.events import Finish
 from hpsearch.launcher import LauncherProcess, imports_of, warm_up
 from hpsearch.lifecycle import Lifecycle, RetryRules
 from hpsearch.placement import RankRequest, SlotTable
@@ -92,7 +92,7 @@ class Session:
         announcer = Announcer(store, self.listener)
         self._say_started(announcer, proposals, lifecycle, request)
         finish = self._coordinate(store, proposals, lifecycle, announcer, request)
-        self._say_finished(proposals, lifecycle, finish, time.monotonic() - began)
+        self._say_finished(announcer, proposals, lifecycle, finish, time.monotonic() - began)
         return Outcome(exit_code=finish.exit_code, reason=finish.reason)
 
     # -------------------------------------------------------------------------------------- opening
@@ -253,22 +253,24 @@ class Session:
             best=self._best(proposals),
         )
 
-    def _say_finished(self, proposals: Proposals, lifecycle: Lifecycle, finish: Finish, duration_s: float) -> None:
+    def _say_finished(
+        self, announcer: Announcer, proposals: Proposals, lifecycle: Lifecycle, finish: Finish, duration_s: float
+    ) -> None:
         standing = lifecycle.standing
-        fields: dict[str, Any] = {
-            "reason": finish.reason,
-            "exit_code": finish.exit_code,
-            "counts": {
+        announcer.say(
+            "study.finished",
+            reason=finish.reason,
+            exit_code=finish.exit_code,
+            counts={
                 "complete": standing.n_complete,
                 "pruned": standing.n_pruned,
                 "failed": standing.n_failed,
                 "unfinished": proposals.n_unfinished,
             },
-            "best": self._best(proposals),
-            "duration_s": duration_s,
-            "resume": self.resume_command,
-        }
-        self.listener(Notice(kind="study.finished", time=time.time(), fields=fields))
+            best=self._best(proposals),
+            duration_s=duration_s,
+            resume=self.resume_command,
+        )
 
     def _best(self, proposals: Proposals) -> dict[str, Any] | None:
         best = proposals.best
