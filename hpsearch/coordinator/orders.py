@@ -35,7 +35,6 @@ class Orders:
             no_progress_s=resources.no_progress_s,
             memory_bytes=resources.memory_bytes,
             grace_s=resources.grace_s,
-            watch_rss=resources.memory_bytes is not None,
         )
         return {
             "assignment": self._assignment(launch, seat, proposal),

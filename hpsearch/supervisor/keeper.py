@@ -46,9 +46,8 @@ class Limits:
 
     time_s: float | None = None  # from the fork on
     no_progress_s: float | None = None  # between two reports, checkpoints or answers
-    memory_bytes: int | None = None  # beyond what the launcher's pages take
+    memory_bytes: int | None = None  # resident, beyond what the launcher's pages take
     grace_s: float = 10.0  # from being asked to stop to SIGKILL
-    watch_rss: bool = True  # look at resident memory; the rank limits its address space by itself where it can
 
 
 class Keeper:
@@ -244,7 +243,7 @@ class Keeper:
         now = asyncio.get_running_loop().time
         limits, started = self._limits, now()
         self._moved_at = started
-        watches_memory = limits.memory_bytes is not None and limits.watch_rss
+        watches_memory = limits.memory_bytes is not None
         baseline = await asyncio.to_thread(members.launcher_memory, self.pid or 0) if watches_memory else 0
         while self._facts.stop is None and self._facts.word is None:
             waits = [MEMORY_CHECK_S if watches_memory else IDLE_CHECK_S]
