@@ -113,8 +113,12 @@ def _folders(item: Item) -> list[Path]:
 
 
 def _file(target: str, folders: list[Path]) -> Path:
+    try:
+        given = Path(target).expanduser()
+    except RuntimeError:  # ~somebody who is not known here
+        given = Path(target)
     for folder in folders:
-        path = Path(os.path.normpath(folder / Path(target).expanduser()))
+        path = Path(os.path.normpath(folder / given))
         if _exists(path):
             return path
     places = " or ".join(dict.fromkeys(_short(folder) for folder in folders))

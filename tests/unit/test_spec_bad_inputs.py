@@ -276,6 +276,7 @@ def test_a_budget_is_refused(budget):
 OBJECTIVES = {
     "missing.py:train": "no such file: missing.py (looked in .)",
     "/nowhere/at/all.py:train": "no such file: /nowhere/at/all.py",
+    "~nobody-of-that-name/train.py:train": "no such file: ~nobody-of-that-name/train.py (looked in .)",
     "broken.py:train": "broken.py:2: syntax error: '(' was never closed",
     "nul.py:train": "nul.py: syntax error: source code string cannot contain null bytes",
     "train.py:trian": "train.py has no function 'trian' (did you mean 'train'?)",
