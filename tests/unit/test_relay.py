@@ -7,7 +7,7 @@ from typing import Any
 
 from distributed.comm.core import CommClosedError
 
-from hpsearch.supervisor.relay import COORDINATOR_GONE, Relay
+from hpsearch.supervisor.relay import COORDINATOR_GONE, Relay, plugin_name
 
 
 class Stream:
@@ -58,11 +58,23 @@ def test_words_to_the_dying_cost_the_sender_nothing() -> None:
     relay.down("dying", "tcp://dying", "{}")
 
 
-def test_workers_hear_when_their_coordinator_is_gone() -> None:
+def test_workers_hear_when_their_coordinator_is_gone_and_lose_its_plugin() -> None:
     worker = Stream()
     relay, scheduler = started({"mine": Stream()}, {"tcp://dying": Stream(closed=True), "tcp://a": worker})
-    relay.remove_client(scheduler, "somebody")
-    assert worker.sent == []
-    relay.remove_client(scheduler, "mine")
-    relay.remove_client(scheduler, "mine")
+    withdrawn: list[str] = []
+
+    async def unregister(comm: None, name: str) -> None:
+        withdrawn.append(name)
+        raise ValueError("an orderly end has done so already")
+
+    async def leave() -> None:
+        relay.remove_client(scheduler, "somebody")
+        assert worker.sent == []
+        relay.remove_client(scheduler, "mine")
+        relay.remove_client(scheduler, "mine")
+        await asyncio.gather(*relay._leaving)
+
+    scheduler.unregister_worker_plugin = unregister
+    asyncio.run(leave())
     assert [message["body"] for message in worker.sent] == [{"op": COORDINATOR_GONE}]
+    assert withdrawn == [plugin_name("mine")]
