@@ -12,6 +12,7 @@ from typing import Any
 from distributed import Future
 
 from hpsearch.cluster import Connection
+from hpsearch.errors import UsageError
 from hpsearch.events import Seat
 from hpsearch.supervisor.plugin import RankKey, SupervisorPlugin
 from hpsearch.supervisor.relay import DOWN, HOLD_BACK_S, TO_CLIENT, Relay, plugin_name
@@ -59,8 +60,8 @@ class Link:
         self._client = connection.client
         self._post = post
         self._study = study
-        self._run = uuid.uuid4().hex[:8]  # keeps the task keys of two runs apart
-        self._plugin = SupervisorPlugin(self._client.id, imports, cpus_per_rank, launcher_path)
+        self._run = uuid.uuid4().hex[:8]  # keeps the tasks and messages of two runs apart
+        self._plugin = SupervisorPlugin(self._client.id, self._run, imports, cpus_per_rank, launcher_path)
         self._open = False
         self._futures: dict[RankKey, Future[Any]] = {}
 
@@ -75,8 +76,15 @@ class Link:
         return bool(self._client.status == "running")
 
     def open(self) -> None:
-        """Put relay and supervisors in place; every worker then introduces itself with a "joined" message."""
-        self._client._stream_handlers[TO_CLIENT] = self._arrived
+        """Put relay and supervisors in place; every worker then introduces itself with a "joined" message.
+
+        Raises:
+            UsageError: the client carries another study at this moment.
+        """
+        handlers = self._client._stream_handlers
+        if handlers.get(TO_CLIENT, _ignore) is not _ignore:
+            raise UsageError("this Dask client carries another study at this moment: give each study its own Client")
+        handlers[TO_CLIENT] = self._arrived
         if self._client.scheduler_comm is not None:
             self._client.scheduler_comm.interval = HOLD_BACK_S
         self._client.register_plugin(Relay())
@@ -85,7 +93,9 @@ class Link:
         self._open = True
 
     def _arrived(self, worker: str, body: str) -> None:
-        self._post(Arrived(body={**json.loads(body), "worker": worker}))
+        message = json.loads(body)
+        if message.get("run", self._run) == self._run:  # else: late words of the client's last study
+            self._post(Arrived(body={**message, "worker": worker}))
 
     def launch(self, seat: Seat, key: RankKey, order: dict[str, Any]) -> None:
         """Submit one rank's supervisor, pinned to the worker of its seat."""
@@ -133,6 +143,8 @@ class Link:
 
     def close(self) -> None:
         """Take supervisors and launchers off the workers and let go of the cluster. Twice is once."""
+        if self._client._stream_handlers.get(TO_CLIENT) == self._arrived:
+            self._client._stream_handlers[TO_CLIENT] = _ignore
         if self._open:
             self._open = False
             for future in self._futures.values():
@@ -141,3 +153,7 @@ class Link:
             if self._client.status == "running":
                 self._client.unregister_worker_plugin(plugin_name(self._client.id))
         self._connection.close()
+
+
+def _ignore(worker: str, body: str) -> None:
+    """For a client that outlives its study: the relay still tells it of workers that it loses."""

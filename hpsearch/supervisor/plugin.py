@@ -29,14 +29,18 @@ class SupervisorPlugin(WorkerPlugin):
 
     Args:
         client: id of the coordinator's Dask client, to which everything is reported.
+        run: the coordinator's mark of this run, on all that is reported.
         imports: modules that the launcher loads before the first rank is forked.
         cpus_per_rank: for the thread counts of the ranks.
         launcher_path: socket of a launcher that runs on this machine already; empty for none.
     """
 
-    def __init__(self, client: str, imports: Sequence[str], cpus_per_rank: int, launcher_path: str = "") -> None:
+    def __init__(
+        self, client: str, run: str, imports: Sequence[str], cpus_per_rank: int, launcher_path: str = ""
+    ) -> None:
         self.name = plugin_name(client)
         self.client = client
+        self.run = run
         self.imports = tuple(imports)
         self.cpus_per_rank = cpus_per_rank
         self.launcher_path = launcher_path
@@ -61,7 +65,7 @@ class SupervisorPlugin(WorkerPlugin):
 
     def send(self, body: dict[str, Any]) -> None:
         """Send to the coordinator; lost without a word while the worker is disconnected."""
-        self._worker.batched_send({"op": UP, "client": self.client, "body": json.dumps(body)})
+        self._worker.batched_send({"op": UP, "client": self.client, "body": json.dumps({**body, "run": self.run})})
 
     def launcher(self) -> str:
         """Socket path of a launcher that lives: the machine's shared one, else one of our own."""

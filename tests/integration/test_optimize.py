@@ -224,3 +224,14 @@ def test_what_dasks_messages_cannot_hold_costs_no_worker(client: Client, url: st
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL"]
     assert all(trial.user_attrs == {"n": 2**70} for trial in study.trials)
     assert set(client.scheduler_info()["workers"]) == workers
+
+
+def test_a_client_carries_one_study_at_a_time(client: Client, url: str) -> None:
+    def second(notice: Notice) -> None:
+        if notice.kind == "trial.started":
+            with pytest.raises(UsageError, match="its own Client"):
+                hpsearch.optimize(quadratic, n_trials=1, client=client)
+
+    hpsearch.optimize(quadratic, n_trials=1, client=client, storage=url, listener=second)
+    study = hpsearch.optimize(quadratic, n_trials=2, client=client, storage=url, study_name="next")
+    assert len(study.trials) == 2
