@@ -13,6 +13,7 @@
     │   ├── ClusterUnreachable       5   scheduler, or no worker came
     │   └── GangTooLarge             5   no cluster like this could ever hold it
     ├── StorageFailed                1   a write was refused for good
+    ├── ComponentFailed              1   a sampler or pruner raised
     └── CheckpointError              1   a checkpoint is damaged or cannot be written
 
 Each carries its data, survives pickling, and its message says what to do next.
@@ -126,6 +127,10 @@ class GangTooLarge(OutOfReach):
 
 class StorageFailed(HpsearchError):
     """A write was refused for good; the run cannot go on without losing data."""
+
+
+class ComponentFailed(HpsearchError):
+    """A sampler or a pruner raised; the search is stopped where it was and can go on with another."""
 
 
 class CheckpointError(HpsearchError):

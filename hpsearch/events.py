@@ -78,7 +78,6 @@ class TrialReady(Event):
     attempt: int  # the one to run now
     asked: bool = True  # False: nobody asked, it was found in the database
     n_charged: int = 0  # earlier attempts that ended by the job's own fault
-    n_lost: int = 0
     next_step: int | None = None  # first decision step
 
 

@@ -109,6 +109,11 @@ class SlotTable:
         return sum(worker.n_slots for worker in self._workers.values())
 
     @property
+    def holds_a_gang(self) -> bool:
+        """Whether these workers could hold a gang if they were idle."""
+        return self.n_slots >= self.request.ranks
+
+    @property
     def n_free(self) -> int:
         """Free slots of all workers."""
         return sum(len(worker.free) for worker in self._workers.values())
@@ -124,7 +129,7 @@ class SlotTable:
         Raises:
             GangTooLarge: naming the largest gang that fits.
         """
-        if self.n_slots >= self.request.ranks:
+        if self.holds_a_gang:
             return
         raise GangTooLarge(str(self.request), self._largest_that_fits())
 

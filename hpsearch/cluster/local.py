@@ -4,11 +4,11 @@ import logging
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -29,13 +29,18 @@ class LocalPlan:
     cpus_per_worker: int
     gpus: tuple[str, ...]
 
+    @property
+    def memory_per_worker(self) -> int:
+        """Bytes; this machine's memory, dealt out evenly."""
+        return int(psutil.virtual_memory().total) // self.n_workers
+
     def describe_workers(self) -> dict[str, dict[str, Any]]:
         """What each worker will have to offer, as workers describe themselves once they run."""
         fact = {
             "host": socket.gethostname(),
             "cpus": self.cpus_per_worker,
             "gpus": self.gpus,
-            "memory_bytes": psutil.virtual_memory().total,
+            "memory_bytes": self.memory_per_worker,
         }
         return {f"worker {index}": fact for index in range(self.n_workers)}
 
@@ -53,18 +58,19 @@ def plan_local(n_workers: int | None, cpus_per_rank: int) -> LocalPlan:
     return LocalPlan(n_workers=n_workers, cpus_per_worker=max(CPU_COUNT // n_workers, 1), gpus=gpus)
 
 
-def open_local(plan: LocalPlan) -> Connection:
-    """Start scheduler and workers on the loopback interface.
+def open_local(plan: LocalPlan, scratch: Path) -> Connection:
+    """Start scheduler and workers on the loopback interface; they keep their files in the directory ``scratch``.
 
-    Dask's own memory manager is off: it would pause or restart a worker for the memory of the ranks on it, and the
-    ranks have their own limits. A task that loses its worker is never repeated by Dask: the lifecycle decides that.
+    A worker's memory limit is what its slots are cut from. Dask itself looks at the worker's own process alone, which
+    stays small: ranks have their own limits. A task that loses its worker is never repeated by Dask: the lifecycle
+    decides that.
 
     Raises:
         ClusterUnreachable: no port, process or directory to be had, or a worker does not start.
     """
     with ExitStack() as opened:
         try:
-            client = _open(plan, opened)
+            client = _open(plan, scratch, opened)
         except (OSError, RuntimeError) as error:  # a worker that does not come in time is one of the first
             raise ClusterUnreachable(
                 f"no Dask cluster can be started on this machine ({type(error).__name__}: {error})"
@@ -72,10 +78,9 @@ def open_local(plan: LocalPlan) -> Connection:
         return Connection(client=client, n_workers=plan.n_workers, closers=[opened.pop_all().close])
 
 
-def _open(plan: LocalPlan, opened: ExitStack) -> Client:
+def _open(plan: LocalPlan, scratch: Path, opened: ExitStack) -> Client:
     """The client; ``opened`` gets what has to be closed, also when this fails half-way."""
     opened.callback(_hide_main())
-    directory = opened.enter_context(tempfile.TemporaryDirectory(prefix="hpsearch-dask-", ignore_cleanup_errors=True))
     settings = {
         "distributed.scheduler.allowed-failures": 0,
         "distributed.comm.timeouts.connect": "15s",
@@ -88,8 +93,8 @@ def _open(plan: LocalPlan, opened: ExitStack) -> Client:
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-            memory_limit=None,
-            local_directory=directory,
+            memory_limit=plan.memory_per_worker,
+            local_directory=str(scratch),
             silence_logs=logging.CRITICAL,
             name="hpsearch",
         )

@@ -1,5 +1,8 @@
 """``cluster: {kind: address}``: a Dask scheduler that runs already."""
 
+import logging
+from collections.abc import Callable
+
 from distributed import Client
 
 from hpsearch.cluster.connection import Connection
@@ -25,4 +28,12 @@ def open_address(address: str) -> Connection:
     if not n_workers:
         client.close()
         raise ClusterUnreachable(f"the scheduler at {address!r} has no worker: start one with `dask worker {address}`")
-    return Connection(client=client, n_workers=n_workers, closers=[client.close])
+    return Connection(client=client, n_workers=n_workers, closers=[_quiet(), client.close])
+
+
+def _quiet() -> Callable[[], None]:
+    """Keep Dask's tracebacks about a connection that goes from the user: the run says it in one line."""
+    chatter = logging.getLogger("distributed.client")
+    level = chatter.level
+    chatter.setLevel(logging.CRITICAL)
+    return lambda: chatter.setLevel(level)

@@ -29,7 +29,6 @@ class History:
 
     n_attempts: int = 0
     n_charged: int = 0
-    n_lost: int = 0
 
 
 class Attempts:
@@ -65,7 +64,6 @@ class Attempts:
         return History(
             n_attempts=max((row.attempt for row in rows), default=0),
             n_charged=sum(row.cause in _CHARGED for row in rows),
-            n_lost=sum(row.cause == Cause.LOST.value for row in rows),
         )
 
     def launched(self, launch: Launch, seat: Seat, log_path: str) -> None:
@@ -92,10 +90,10 @@ class Attempts:
         self._rows[launch.trial] = row
         self._store.put_attempt(row)
 
-    def started(self, trial: int, attempt: int, rank: int, params: dict[str, object]) -> None:
+    def started(self, trial: int, attempt: int, rank: int, pid: int, params: dict[str, object]) -> None:
         """User code is about to run on a rank."""
         if rank == 0:
-            row = self._rows[trial]
+            row = self._rows[trial] = replace(self._rows[trial], pid=pid)
             self._announcer.say(
                 "trial.started", trial=trial, attempt=attempt, worker=row.worker, slot=row.slot, params=params
             )

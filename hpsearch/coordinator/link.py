@@ -4,6 +4,8 @@ What comes is posted, from Dask's threads, into the coordinator's one queue; no 
 """
 
 import json
+import logging
+import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,10 @@ from hpsearch.events import Seat
 from hpsearch.supervisor.plugin import RankKey, SupervisorPlugin
 from hpsearch.supervisor.relay import DOWN, HOLD_BACK_S, TO_CLIENT, Relay, plugin_name
 from hpsearch.supervisor.task import supervise
+
+LAST_WORDS_S = 10.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,7 @@ class TaskDone:
 
     key: RankKey
     status: str  # "finished", "error", "cancelled", "lost"
+    words: tuple[dict[str, Any], ...] | None = None  # what a finished task returned, once it was fetched
 
 
 class Link:
@@ -123,13 +130,23 @@ class Link:
         message = json.dumps({**body, "trial": trial, "attempt": attempt, "rank": rank})
         self._client._send_to_scheduler({"op": DOWN, "to": worker, "body": message})
 
-    def last_words(self, key: RankKey) -> list[dict[str, Any]]:
-        """What a finished task returned: the messages that were never acknowledged. Asks the worker."""
-        try:
-            words: list[dict[str, Any]] = self._futures[key].result(timeout=10)
-        except Exception:
-            return []  # the worker took them along; the caller treats the rank as lost
-        return words
+    def fetch_last_words(self, key: RankKey) -> None:
+        """Ask the worker for what a finished task returned: the messages that were never acknowledged.
+
+        The answer comes as another :class:`TaskDone`, with its words; none of them if the worker took them along.
+        """
+        future = self._futures.get(key)
+
+        def fetch() -> None:
+            words: list[dict[str, Any]] = []
+            try:
+                if future is not None:
+                    words = future.result(timeout=LAST_WORDS_S)
+            except Exception as error:  # whatever Dask raises, the rank is lost
+                logger.debug("the last words of %s are lost: %r", key, error)
+            self._post(TaskDone(key=key, status="finished", words=tuple(words)))
+
+        threading.Thread(target=fetch, name="hpsearch-last-words", daemon=True).start()
 
     def forget(self, key: RankKey) -> None:
         """Let Dask drop the task of a rank. Twice is once."""
@@ -150,8 +167,11 @@ class Link:
             for future in self._futures.values():
                 future.release()
             self._futures.clear()
-            if self._client.status == "running":
-                self._client.unregister_worker_plugin(plugin_name(self._client.id))
+            try:
+                if self._client.status == "running":
+                    self._client.unregister_worker_plugin(plugin_name(self._client.id))
+            except Exception as error:  # the scheduler died this moment, and the launchers with its workers
+                logger.debug("the workers could not be told: %r", error)
         self._connection.close()
 
 

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, assert_never
 
 from hpsearch.channel import Inbox
@@ -12,6 +13,7 @@ from hpsearch.coordinator.inbound import Committed, Inbound, Incoming, WritesFai
 from hpsearch.coordinator.link import Arrived, Link, TaskDone
 from hpsearch.coordinator.orders import Orders
 from hpsearch.coordinator.proposals import Proposal, Proposals
+from hpsearch.coordinator.services import Services
 from hpsearch.errors import HpsearchError
 from hpsearch.events import (
     AnyCommand,
@@ -82,6 +84,7 @@ class Coordinator:
         self._inbound = inbound
         self._announcer = announcer
         self._clock = clock
+        self._services = Services(proposals, announcer)
         self._attempts = Attempts(store, announcer, lifecycle.standing)
         self._ready: dict[int, Proposal] = {}  # asked or found, and not over
         self._inboxes: dict[RankKey, Inbox] = {}  # of ranks that run
@@ -98,12 +101,18 @@ class Coordinator:
 
         Raises:
             StorageFailed: the storage refused a write for good; what ran was stopped.
+            StudyHeld: another coordinator has taken the study over.
+            ComponentFailed: the sampler or the pruner raised.
         """
         for proposal in self._proposals.leftovers():
             self._found(proposal)
         self._feed(Ticked())
+        ticked = self._clock()
         while self._finish is None:
             self._take(self._inbound.get(TICK_S))
+            if self._clock() - ticked >= TICK_S:  # however much arrives
+                ticked = self._clock()
+                self._take(Ticked())
         if self._error is not None:
             raise self._error
         return self._finish
@@ -193,7 +202,10 @@ class Coordinator:
             return  # its end came by the faster way
         self._check_link()
         if done.status == "finished":
-            for body in self._inboxes[done.key].sift(self._link.last_words(done.key)):
+            if done.words is None:
+                self._link.fetch_last_words(done.key)
+                return
+            for body in self._inboxes[done.key].sift(list(done.words)):
                 self._heard(done.key, body)
         if done.key in self._inboxes:
             self._rank_exited(done.key, Ending(cause=Cause.LOST, reason=f"its supervisor is gone ({done.status})"))
@@ -225,7 +237,7 @@ class Coordinator:
         match body["op"]:
             case "ready":
                 self._feed(RankStarted(trial=trial, attempt=attempt, rank=rank))
-                self._attempts.started(trial, attempt, rank, self._ready[trial].params)
+                self._attempts.started(trial, attempt, rank, body["pid"], self._ready[trial].params)
             case "report":
                 self._feed(
                     Reported(
@@ -240,7 +252,8 @@ class Coordinator:
             case "exited":
                 self._rank_exited(key, ending_from_message(body["ending"]))
             case "suggest" | "user_attr" | "constraint":
-                self._served(key, body)
+                if (answer := self._services.serve(trial, body)) is not None:
+                    self._link.send(self._workers[key], key, answer)
             case "saved":
                 pass
         if key in self._inboxes:
@@ -255,22 +268,6 @@ class Coordinator:
                 self._link.send(self._workers[key], key, {"op": "acknowledged", "through": through})
 
         self._when_committed(acknowledge)
-
-    def _served(self, key: RankKey, body: dict[str, Any]) -> None:
-        """What the job asks of Optuna; an error is the job's own and goes back to it."""
-        trial = key[0]
-        try:
-            match body["op"]:
-                case "suggest":
-                    value = self._proposals.suggest(trial, body["name"], body["distribution"])
-                    self._link.send(self._workers[key], key, {"op": "suggested", "name": body["name"], "value": value})
-                case "user_attr":
-                    self._proposals.set_user_attr(trial, body["key"], body["value"])
-                case "constraint":
-                    self._proposals.set_constraint(trial, body["key"], body["value"])
-        except (ValueError, TypeError) as error:
-            name = body.get("name") or body.get("key")
-            self._link.send(self._workers[key], key, {"op": "refused", "name": name, "message": str(error)})
 
     def _rank_exited(self, key: RankKey, ending: Ending) -> None:
         trial, attempt, rank = key
@@ -303,9 +300,17 @@ class Coordinator:
                 self._ready.pop(command.trial, None)
                 self._proposals.requeue(command.trial)
             case Finish():
-                self._when_committed(lambda: setattr(self, "_finish", command))
+                self._when_committed(partial(self._finished, command))
             case _:
                 assert_never(command)
+
+    def _finished(self, command: Finish) -> None:
+        self._finish = command
+
+    @property
+    def killed(self) -> bool:
+        """Whether somebody wants out at once."""
+        return self._kill_by is not None
 
     def _found(self, proposal: Proposal) -> None:
         self._when_ready(proposal, asked=False)
@@ -325,7 +330,6 @@ class Coordinator:
             attempt=history.n_attempts + 1,
             asked=asked,
             n_charged=history.n_charged,
-            n_lost=history.n_lost,
             next_step=proposal.first_decision_step,
         )
         self._when_committed(lambda: self._feed(event))

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +65,6 @@ class Orders:
             "n_objectives": len(spec.metrics),
             "directions": [metric.goal for metric in spec.metrics],
             "memory_bytes": spec.resources.memory_bytes,
-            "datetime_start": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+            "datetime_start": proposal.datetime_start,
             "sys_path": [entry for entry in sys.path if entry],
         }

@@ -6,7 +6,9 @@ study runs.
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -20,6 +22,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from hpsearch.errors import ComponentFailed, HpsearchError
 from hpsearch.events import Cause, Ending, Verdict
 from hpsearch.search import next_decision_step
 from hpsearch.space import Space
@@ -33,6 +36,7 @@ class Proposal:
     params: dict[str, Any]  # as Optuna keeps them; labels not resolved, constants not in
     distributions: dict[str, str]  # name -> JSON
     user_attrs: dict[str, Any]
+    datetime_start: str  # ISO, naive local time; of the first attempt
     first_decision_step: int | None
 
 
@@ -59,7 +63,8 @@ class Proposals:
 
     def ask(self) -> Proposal:
         """The next trial: a waiting one if there is one, else a new one from the sampler."""
-        return self._with_params(self._study.ask())
+        with _of("sampler", self._study.sampler):
+            return self._with_params(self._study.ask())
 
     def leftovers(self) -> Iterator[Proposal]:
         """Trials that an earlier coordinator left running, oldest first."""
@@ -98,6 +103,7 @@ class Proposals:
             params=trial.params,
             distributions={name: distribution_to_json(dist) for name, dist in trial.distributions.items()},
             user_attrs=trial.user_attrs,
+            datetime_start=(trial.datetime_start or datetime.now()).isoformat(),
             first_decision_step=self.next_decision_step(trial.number, -1),
         )
 
@@ -118,7 +124,8 @@ class Proposals:
         frozen = self._storage.get_trial(self._open[number]._trial_id)
         if any(known > step for known in frozen.intermediate_values):
             frozen = _until(frozen, step)
-        return Verdict.PRUNE if self._study.pruner.prune(self._study, frozen) else Verdict.CONTINUE
+        with _of("pruner", self._study.pruner):
+            return Verdict.PRUNE if self._study.pruner.prune(self._study, frozen) else Verdict.CONTINUE
 
     @property
     def pruner_name(self) -> str:
@@ -147,18 +154,33 @@ class Proposals:
     def tell(self, number: int, ending: Ending) -> None:
         """End the trial for good."""
         trial = self._open.pop(number)
-        match ending.cause:
-            case Cause.RETURNED:
-                self._study.tell(trial, list(ending.values))
-            case Cause.PRUNED:
-                self._study.tell(trial, state=TrialState.PRUNED)
-            case _:
-                self._study.tell(trial, state=TrialState.FAIL)
+        with _of("sampler", self._study.sampler):  # it hears of every end
+            match ending.cause:
+                case Cause.RETURNED:
+                    self._study.tell(trial, list(ending.values))
+                case Cause.PRUNED:
+                    self._study.tell(trial, state=TrialState.PRUNED)
+                case _:
+                    self._study.tell(trial, state=TrialState.FAIL)
 
     def requeue(self, number: int) -> None:
         """Leave the trial waiting: a later run, or any Optuna worker, pops it with the same parameters."""
         trial = self._open.pop(number)
         self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+@contextmanager
+def _of(role: str, component: object) -> Iterator[None]:
+    """Name whose fault an exception is: these may be anybody's own classes."""
+    try:
+        yield
+    except HpsearchError:
+        raise
+    except Exception as error:
+        raise ComponentFailed(
+            f"the {role} {type(component).__name__} failed ({type(error).__name__}: {error}): "
+            f"what is done is kept; go on with another {role}"
+        ) from error
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:

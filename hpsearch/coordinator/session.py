@@ -3,6 +3,8 @@
 Nothing is written before the request is known to fit, and nothing stays behind whichever way it ends.
 """
 
+import re
+import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,6 +31,8 @@ from hpsearch.lifecycle import Lifecycle, RetryRules
 from hpsearch.placement import RankRequest, SlotTable
 from hpsearch.search import n_proposals
 from hpsearch.spec import StudySpec
+
+IMPATIENT_S = 3.0  # after the second Ctrl-C, for what is still to be written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +91,8 @@ class Session:
         lifecycle = self._lifecycle(request, store, proposals)
         if self.connection is None and not self._nothing_to_do(lifecycle, proposals):
             plan = plan_local(self.spec.cluster.workers, self.spec.resources.cpus_per_rank)
-            self.connection = open_local(plan)
+            assert self.launcher is not None
+            self.connection = open_local(plan, self.launcher.path.parent)
             self._exit.callback(self.connection.close)
         announcer = Announcer(store, self.listener)
         self._say_started(announcer, proposals, lifecycle, request)
@@ -151,7 +156,7 @@ class Session:
             directions=[metric.goal for metric in spec.metrics],
             metric_names=[metric.name for metric in spec.metrics],
             record=storage.StudyRecord(
-                spec_text=spec.source_text,
+                spec_text=_without_passwords(spec.source_text),
                 space_json=spec.parameters.to_json(),
                 command=self.resume_command,
                 directory=str(Path(spec.directory).absolute() / spec.name),
@@ -227,6 +232,11 @@ class Session:
             )
             finish = coordinator.run()
             link.close()
+            if coordinator.killed:  # a database that is locked is no reason to stay, either
+                impatience = threading.Timer(IMPATIENT_S, store.abandon)
+                impatience.daemon = True
+                impatience.start()
+                self._exit.callback(impatience.cancel)
         store.close()
         return finish
 
@@ -281,3 +291,8 @@ class Session:
             "values": list(best.values),
             "params": self.spec.parameters.resolve(best.params),
         }
+
+
+def _without_passwords(text: str) -> str:
+    """A study file may name its storage with a password, and everybody who reads the study could read that."""
+    return re.sub(r"(://[^/\s:@]*):[^@\s]*@", r"\1:***@", text)

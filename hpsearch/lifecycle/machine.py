@@ -107,7 +107,7 @@ class Lifecycle:
             return []
         if self._started_at is None:
             self._started_at = now
-            self._workerless_since = None if self._table.n_slots else now
+            self._workerless_since = None if self._table.holds_a_gang else now
         commands = list(self._dispatch(event, now))
         commands += self._check_budgets(now)
         commands += self._fill()
@@ -147,7 +147,8 @@ class Lifecycle:
         self._table.join(
             event.worker, host=event.host, cpus=event.cpus, gpus=event.gpus, memory_bytes=event.memory_bytes
         )
-        self._workerless_since = None
+        if self._table.holds_a_gang:
+            self._workerless_since = None
         return ()
 
     def _worker_lost(self, event: WorkerLost, now: float) -> Iterable[AnyCommand]:
@@ -156,7 +157,7 @@ class Lifecycle:
             (record, seat) for record in self._trials.values() for seat in record.alive if seat.worker == event.worker
         ]
         self._table.leave(event.worker)
-        if not self._table.n_slots:
+        if not self._table.holds_a_gang and self._workerless_since is None:
             self._workerless_since = now
         for record, seat in struck:
             yield from self._rank_ended(record, seat.rank, ending)
@@ -166,9 +167,7 @@ class Lifecycle:
             self._n_asked -= 1
         if self._ending:
             return [Requeue(trial=event.trial)]
-        self._trials[event.trial] = LiveTrial(
-            event.trial, event.attempt, event.next_step, n_charged=event.n_charged, n_lost=event.n_lost
-        )
+        self._trials[event.trial] = LiveTrial(event.trial, event.attempt, event.next_step, n_charged=event.n_charged)
         self._ready.append(event.trial)
         return ()
 
@@ -228,7 +227,7 @@ class Lifecycle:
             return []
         record.exits[rank] = ending
         if record.alive:
-            if ending.cause in (Cause.RETURNED, Cause.PRUNED) or record.stop:
+            if ending.cause in (Cause.RETURNED, Cause.PRUNED) or record.stopping:
                 return []
             # One rank alone cannot go on, and its peers would wait for it in a collective for ever.
             return self._stop(record, ending.cause, f"rank {rank}: {ending.reason}", self._grace_s)
@@ -267,7 +266,7 @@ class Lifecycle:
         return Tell(trial=record.number, attempt=record.attempt, ending=ending)
 
     def _stop(self, record: LiveTrial, cause: Cause, reason: str, grace_s: float) -> list[AnyCommand]:
-        record.stop = (cause, reason)
+        record.stopping = True
         return [
             StopAttempt(
                 trial=record.number,
@@ -293,7 +292,7 @@ class Lifecycle:
             commands.append(Requeue(trial=number))
         self._ready.clear()
         for record in self._trials.values():
-            if not record.stop:
+            if not record.stopping:
                 commands += self._stop(record, Cause.STOPPED, reason, self._grace_s)
         return commands
 
@@ -309,7 +308,7 @@ class Lifecycle:
         if self._ending:
             return []
         if self._workerless_since is not None and now - self._workerless_since > WORKERLESS_S:
-            return self._end(f"no worker for {WORKERLESS_S:.0f} s", 5)
+            return self._end(f"too few workers for a trial for {WORKERLESS_S:.0f} s", 5)
         assert self._started_at is not None
         if spent := self.standing.spent(elapsed_s=now - self._started_at):
             return self._end(spent.reason, spent.exit_code, for_good=spent.for_good)

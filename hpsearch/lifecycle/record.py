@@ -34,11 +34,11 @@ class LiveTrial:
     attempt: int
     next_step: int | None
     n_charged: int
-    n_lost: int
+    n_lost: int = 0  # in this run; a coordinator that died is no fault of the trial's
     seats: tuple[Seat, ...] = ()
     exits: dict[int, Ending] = field(default_factory=dict)  # rank -> how it ended, in order of arrival
     last_step: int = -1
-    stop: tuple[Cause, str] | None = None
+    stopping: bool = False
     pruned: str = ""  # the pruner's reason, once it said so
 
     @property
@@ -52,7 +52,7 @@ class LiveTrial:
     def begin_again(self) -> None:
         """The next attempt of the same trial: nothing of the last one counts any more."""
         self.attempt += 1
-        self.seats, self.exits, self.last_step, self.stop, self.pruned = (), {}, -1, None, ""
+        self.seats, self.exits, self.last_step, self.stopping, self.pruned = (), {}, -1, False, ""
 
     @property
     def alive(self) -> tuple[Seat, ...]:

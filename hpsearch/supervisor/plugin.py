@@ -1,5 +1,6 @@
 """What hpsearch adds to a Dask worker: the warm launcher of a study, and the supervisors' end of the message way."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -58,10 +59,10 @@ class SupervisorPlugin(WorkerPlugin):
         self.launcher()
         self.send({"op": "joined", **describe(worker)})
 
-    def teardown(self, worker: Worker) -> None:
+    async def teardown(self, worker: Worker) -> None:
         """The study is over: its launcher ends, and every rank that is still there with it."""
         worker.__dict__.get("_hpsearch_ways", {}).pop(self.client, None)
-        self._close_own()
+        await asyncio.to_thread(self._close_own)
 
     def send(self, body: dict[str, Any]) -> None:
         """Send to the coordinator; lost without a word while the worker is disconnected."""
@@ -70,13 +71,13 @@ class SupervisorPlugin(WorkerPlugin):
     def launcher(self) -> str:
         """Socket path of a launcher that lives: the machine's shared one, else one of our own."""
         if self._doubtful:
-            self._doubtful = False
             if self.launcher_path and not _answers(self.launcher_path):
                 self.launcher_path = ""
             if not self.launcher_path and (self._own is None or not _answers(str(self._own.path))):
                 self._close_own()
                 directory = Path(tempfile.gettempdir())
                 self._own = start_launcher(self.imports, directory, rank_environment(self.cpus_per_rank))
+            self._doubtful = False
         return self.launcher_path or str(self._own.path if self._own else "")
 
     def doubt(self) -> None:
@@ -109,12 +110,16 @@ class SupervisorPlugin(WorkerPlugin):
 
 
 def describe(dask_worker: Worker) -> dict[str, Any]:
-    """What a worker has to offer, as plain data: host, cpus, gpus, memory_bytes of the host."""
+    """What a worker has to offer, as plain data: host, cpus, gpus, memory_bytes.
+
+    A worker without a memory limit of its own has the whole host's to give, and says so; several on one host then
+    promise it more than once.
+    """
     return {
         "host": socket.gethostname(),
         "cpus": dask_worker.state.nthreads,
         "gpus": visible_gpus(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": dask_worker.memory_manager.memory_limit or psutil.virtual_memory().total,
     }
 
 

@@ -27,9 +27,13 @@ class RankSupervisor:
         self.key = (assignment["trial"], assignment["attempt"], assignment["rank"])
         self._plugin = plugin
         self._outbox = Outbox()
-        limits = Limits(**order["limits"])
+        self._order = order
+        self._keeper = self._new_keeper()
+
+    def _new_keeper(self) -> Keeper:
+        order = self._order
         log = LogTarget(path=Path(order["log_path"]))
-        self._keeper = Keeper(plugin.launcher(), assignment, limits, log, self._up)
+        return Keeper(self._plugin.launcher(), order["assignment"], Limits(**order["limits"]), log, self._up)
 
     def _up(self, message: Message) -> None:
         trial, attempt, rank = self.key
@@ -58,14 +62,21 @@ class RankSupervisor:
             if stop is not None:
                 ending = Ending(cause=Cause(stop["cause"]), reason=stop["reason"])
             else:
-                ending = await self._keeper.run()
-            if ending.cause is Cause.LOST:
-                self._plugin.doubt()
+                ending = await self._keep()
             self._up({"op": "exited", "ending": _ending_to_message(ending)})
         finally:
             resending.cancel()
             del self._plugin.supervisors[self.key]
         return self._outbox.kept
+
+    async def _keep(self) -> Ending:
+        ending = await self._keeper.run()
+        if ending.cause is Cause.LOST:
+            self._plugin.doubt()
+            if self._keeper.pid is None:  # the launcher died idle: nothing was lost yet, and another one is soon there
+                self._keeper = self._new_keeper()
+                ending = await self._keeper.run()
+        return ending
 
     async def _resend(self) -> None:
         while True:

@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster
 
 import hpsearch
 from hpsearch.api import StudyFailed
-from hpsearch.errors import UsageError
+from hpsearch.errors import ComponentFailed, UsageError
 from hpsearch.events import Notice
 from hpsearch.spec import Resources, Retry
 
@@ -180,6 +180,43 @@ def test_in_memory_after_the_call(client: Client, url: str) -> None:
     study = hpsearch.optimize(quadratic, n_trials=2, client=client)
     assert len(study.trials) == 2
     assert not list(Path().glob("*.db"))
+
+
+class BrokenPruner(optuna.pruners.BasePruner):
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        raise RuntimeError("no opinion")
+
+
+class BrokenSampler(optuna.samplers.RandomSampler):
+    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        raise RuntimeError("no idea")
+
+
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        ({"pruner": BrokenPruner()}, r"the pruner BrokenPruner failed \(RuntimeError: no opinion\)"),
+        ({"sampler": BrokenSampler()}, r"the sampler BrokenSampler failed \(RuntimeError: no idea\)"),
+    ],
+)
+def test_somebodys_own_component_that_raises_is_named(
+    client: Client, url: str, component: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ComponentFailed, match=message):
+        hpsearch.optimize(quadratic, n_trials=3, client=client, storage=url, **component)
+
+
+def test_a_suggestion_that_optuna_refuses_is_the_jobs_own_error(client: Client, url: str) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        try:
+            trial.suggest_float("x", 0, 1)
+            trial.suggest_int("x", 0, 1)
+        except ValueError:
+            return trial.suggest_float("y", 2, 3)
+        return 0.0
+
+    study = hpsearch.optimize(objective, n_trials=2, client=client, storage=url)
+    assert all(trial.value == trial.params["y"] for trial in study.trials)
 
 
 def test_arguments_that_cannot_be_meant(client: Client) -> None:

@@ -354,6 +354,7 @@ def test_a_dead_scheduler_ends_the_run_resumable(home: Home, tmp_path: Path) -> 
         cluster.kill_scheduler()
         assert run.end() == 5
     assert "scheduler is gone" in run.of("study.finished")[0]["reason"]
+    assert "Traceback" not in run.errors
     assert not run.of("trial.failed")
     with _dask(tmp_path) as address:
         again = home.run("--scheduler", address, *slow)

@@ -22,6 +22,6 @@ def test_a_cluster_that_does_not_start_is_out_of_reach_and_leaves_nothing(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     main = dict(vars(sys.modules["__main__"]))
     with pytest.raises(ClusterUnreachable, match=str(error.args[-1])):
-        local.open_local(local.LocalPlan(n_workers=1, cpus_per_worker=1, gpus=()))
+        local.open_local(local.LocalPlan(n_workers=1, cpus_per_worker=1, gpus=()), tmp_path)
     assert not list(tmp_path.iterdir())
     assert vars(sys.modules["__main__"]) == main

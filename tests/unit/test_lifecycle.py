@@ -295,7 +295,7 @@ def test_without_any_worker_for_long_it_gives_up() -> None:
     study = Study(trials=9)
     assert study.do(Ticked()) == []
     study.now = WORKERLESS_S + 1
-    assert study.do(Ticked()) == [Finish(reason=f"no worker for {WORKERLESS_S:.0f} s", exit_code=5)]
+    assert study.do(Ticked()) == [Finish(reason=f"too few workers for a trial for {WORKERLESS_S:.0f} s", exit_code=5)]
 
 
 def test_a_prune_says_whose_choice_it_was() -> None:
@@ -308,3 +308,26 @@ def test_a_prune_says_whose_choice_it_was() -> None:
     study.do(judged)
     assert only(study.exit(0, Cause.PRUNED), Tell).ending.reason == "asha at step 1"
     assert only(study.exit(1, Cause.PRUNED), Tell).ending.reason == "by the objective itself"
+
+
+def test_a_worker_too_small_for_a_trial_does_not_stop_the_clock() -> None:
+    study = Study(trials=9)
+    study.start()
+    study.do(WorkerLost(worker="w", reason="gone"))
+    study.now = WORKERLESS_S
+    study.do(WorkerJoined(worker="tiny", host="h", cpus=0))
+    study.do(WorkerLost(worker="tiny", reason="gone"))
+    study.now = WORKERLESS_S + 1
+    study.do(SearchExhausted())  # the answer to what was asked before
+    study.do(Ticked())
+    assert "too few workers" in study.lifecycle.draining
+
+
+def test_a_gang_that_no_longer_fits_ends_the_search() -> None:
+    study = Study(slots=2, ranks=2, trials=9)
+    study.start()
+    study.ready(0)
+    study.do(WorkerJoined(worker="half", host="h", cpus=1))
+    study.do(WorkerLost(worker="w", reason="gone"))
+    study.now = WORKERLESS_S + 1
+    assert Requeue in kinds(study.do(Ticked()))
