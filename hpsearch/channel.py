@@ -6,7 +6,7 @@ the clock are passed in.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 Message = dict[str, Any]
@@ -57,6 +57,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.received = 0  # the highest number taken
+        self.acknowledged = 0  # the highest number that the sender was told it may forget
 
     def take(self, message: Message) -> bool:
         """Whether this message is the next one; if so it counts as received."""
@@ -65,6 +66,6 @@ class Inbox:
         self.received += 1
         return True
 
-    def sift(self, messages: list[Message]) -> Iterator[Message]:
+    def sift(self, messages: Iterable[Message]) -> Iterator[Message]:
         """The new ones among messages in order, as a late bundle brings them."""
         return (message for message in messages if self.take(message))

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, assert_never
 
-from hpsearch.channel import Inbox
 from hpsearch.coordinator.announcer import Announcer
 from hpsearch.coordinator.attempts import Attempts
 from hpsearch.coordinator.inbound import Committed, Inbound, Incoming, WritesFailed
+from hpsearch.coordinator.lines import Lines
 from hpsearch.coordinator.link import Arrived, Link, TaskDone
 from hpsearch.coordinator.orders import Orders
 from hpsearch.coordinator.proposals import Proposal, Proposals
@@ -87,8 +87,7 @@ class Coordinator:
         self._services = Services(proposals, announcer)
         self._attempts = Attempts(store, announcer, lifecycle.standing)
         self._ready: dict[int, Proposal] = {}  # asked or found, and not over
-        self._inboxes: dict[RankKey, Inbox] = {}  # of ranks that run
-        self._workers: dict[RankKey, str] = {}  # where they run
+        self._lines = Lines(link, clock)  # to ranks that run
         self._after_commit: deque[tuple[int, Callable[[], None]]] = deque()
         self._durable = 0  # the highest ticket known to be committed
         self._kill_by: float | None = None
@@ -137,6 +136,7 @@ class Coordinator:
                 self._feed(incoming)
             case Ticked():
                 self._check_link()
+                self._lines.repeat()
                 self._feed(incoming)
                 self._check_kill()
             case _:
@@ -166,10 +166,11 @@ class Coordinator:
                 self._worker_joined(body)
             case "worker-lost":
                 self._worker_lost(body["worker"])
+            case "heard":
+                self._lines.heard((body["trial"], body["attempt"], body["rank"]), body["through"])
             case _:
                 key = (body["trial"], body["attempt"], body["rank"])
-                inbox = self._inboxes.get(key)
-                if inbox is not None and inbox.take(body):  # else: of a gang that is gone, or seen before
+                if self._lines.take(key, body):  # else: of a gang that is gone, or seen before
                     self._heard(key, body)
 
     def _worker_joined(self, body: dict[str, Any]) -> None:
@@ -192,12 +193,12 @@ class Coordinator:
 
     def _worker_lost(self, worker: str) -> None:
         self._announcer.say("worker.lost", worker=worker, reason="its connection is gone")
-        for key in [key for key, at in self._workers.items() if at == worker]:
+        for key in self._lines.on(worker):
             self._link.abort(key)
         self._feed(WorkerLost(worker=worker, reason=f"worker {worker} is gone"))
 
     def _task_done(self, done: TaskDone) -> None:
-        if done.key not in self._inboxes:
+        if done.key not in self._lines:
             self._link.forget(done.key)
             return  # its end came by the faster way
         self._check_link()
@@ -205,9 +206,9 @@ class Coordinator:
             if done.words is None:
                 self._link.fetch_last_words(done.key)
                 return
-            for body in self._inboxes[done.key].sift(list(done.words)):
+            for body in self._lines.sift(done.key, done.words):
                 self._heard(done.key, body)
-        if done.key in self._inboxes:
+        if done.key in self._lines:
             self._rank_exited(done.key, Ending(cause=Cause.LOST, reason=f"its supervisor is gone ({done.status})"))
 
     def _requested(self, request: Request) -> None:
@@ -253,26 +254,15 @@ class Coordinator:
                 self._rank_exited(key, ending_from_message(body["ending"]))
             case "suggest" | "user_attr" | "constraint":
                 if (answer := self._services.serve(trial, body)) is not None:
-                    self._link.send(self._workers[key], key, answer)
+                    self._lines.send(key, answer)
             case "saved":
                 pass
-        if key in self._inboxes:
-            self._acknowledge(key)
-
-    def _acknowledge(self, key: RankKey) -> None:
-        """Tell the sender that it may forget, once what it said is committed."""
-        through = self._inboxes[key].received
-
-        def acknowledge() -> None:
-            if key in self._workers:
-                self._link.send(self._workers[key], key, {"op": "acknowledged", "through": through})
-
-        self._when_committed(acknowledge)
+        if key in self._lines:  # the sender may forget what it said, once that is committed
+            self._when_committed(partial(self._lines.acknowledge, key, self._lines.received(key)))
 
     def _rank_exited(self, key: RankKey, ending: Ending) -> None:
         trial, attempt, rank = key
-        del self._inboxes[key]
-        del self._workers[key]
+        self._lines.close(key)
         self._feed(RankExited(trial=trial, attempt=attempt, rank=rank, ending=ending))
 
     # ------------------------------------------------------------------------------------- commands
@@ -340,8 +330,7 @@ class Coordinator:
             key = (command.trial, command.attempt, seat.rank)
             log_path = str(self._orders.log_path(*key))
             self._attempts.launched(command, seat, log_path)
-            self._inboxes[key] = Inbox()
-            self._workers[key] = seat.worker
+            self._lines.open(key, seat.worker)
             self._link.launch(seat, key, self._orders.order(command, seat, proposal))
 
     def _judge(self, command: Judge) -> None:
@@ -368,7 +357,7 @@ class Coordinator:
             "next_step": command.next_step,
         }
         for seat in command.seats:
-            self._link.send(seat.worker, (command.trial, command.attempt, seat.rank), body)
+            self._lines.send((command.trial, command.attempt, seat.rank), body)
 
     def _stop(self, command: StopAttempt) -> None:
         body = {
@@ -378,13 +367,12 @@ class Coordinator:
             "grace_s": command.grace_s,
         }
         for seat in command.seats:
-            self._link.send(seat.worker, (command.trial, command.attempt, seat.rank), body)
+            self._lines.send((command.trial, command.attempt, seat.rank), body)
 
     def _end_attempt(self, command: EndAttempt) -> None:
-        for key in [key for key in self._workers if key[:2] == (command.trial, command.attempt)]:
+        for key in self._lines.of(command.trial, command.attempt):
             self._link.abort(key)
-            del self._workers[key]
-            del self._inboxes[key]
+            self._lines.close(key)
         self._attempts.ended(command)
 
     def _tell(self, command: Tell) -> None:

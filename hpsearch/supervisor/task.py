@@ -11,12 +11,13 @@ from typing import Any
 
 from distributed import get_worker
 
-from hpsearch.channel import Message, Outbox
+from hpsearch.channel import Inbox, Message, Outbox
 from hpsearch.events import Cause, Ending
 from hpsearch.supervisor.keeper import Keeper, Limits, LogTarget
 from hpsearch.supervisor.plugin import SupervisorPlugin, find_plugin
 
 RESEND_CHECK_S = 1.0
+HEARD_S = 0.2
 
 
 class RankSupervisor:
@@ -27,6 +28,8 @@ class RankSupervisor:
         self.key = (assignment["trial"], assignment["attempt"], assignment["rank"])
         self._plugin = plugin
         self._outbox = Outbox()
+        self._inbox = Inbox()
+        self._answering: asyncio.TimerHandle | None = None
         self._order = order
         self._keeper = self._new_keeper()
 
@@ -42,13 +45,25 @@ class RankSupervisor:
 
     def take(self, body: Message) -> None:
         """A message from the coordinator for this rank."""
+        if body["op"] == "acknowledged":
+            self._outbox.acknowledge(body["through"], now=time.monotonic())
+            return
+        if self._answering is None:
+            self._answering = asyncio.get_running_loop().call_later(HEARD_S, self._say_heard)
+        if not self._inbox.take(body):  # again, or after a gap: it is told how far we are
+            return
         match body["op"]:
-            case "acknowledged":
-                self._outbox.acknowledge(body["through"], now=time.monotonic())
             case "stop":
                 self._keeper.stop(body["reason"], body["grace_s"], Cause(body["cause"]))
             case _:
                 self._keeper.deliver(body)
+
+    def _say_heard(self) -> None:
+        """One answer for all that came in a while. Not numbered: if it is lost, the question comes again."""
+        self._answering = None
+        trial, attempt, rank = self.key
+        heard = {"op": "heard", "through": self._inbox.received}
+        self._plugin.send({**heard, "trial": trial, "attempt": attempt, "rank": rank})
 
     def coordinator_gone(self) -> None:
         """Nobody would hear of the result: end the rank and free the slot."""
@@ -66,6 +81,8 @@ class RankSupervisor:
             self._up({"op": "exited", "ending": _ending_to_message(ending)})
         finally:
             resending.cancel()
+            if self._answering is not None:
+                self._answering.cancel()
             del self._plugin.supervisors[self.key]
         return self._outbox.kept
 

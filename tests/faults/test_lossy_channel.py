@@ -1,5 +1,6 @@
 """Messages of ranks that Dask's streams lose on the way: repeated, or brought by the task's result. None is doubled."""
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,37 @@ def test_every_report_arrives_once(
     for trial in study.trials:
         assert trial.intermediate_values == {step: trial.number + step / 100 for step in range(N_STEPS)}
         assert trial.user_attrs["said"] == trial.number
+
+
+def test_a_lost_verdict_and_a_lost_suggestion_are_repeated(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    deliver = Relay._to_worker
+    dropped: set[str] = set()
+
+    def drop_the_first_of_each(relay: Relay, worker: str, client: str, body: str) -> None:
+        op = json.loads(body)["op"]
+        if op in {"verdict", "suggested"} and op not in dropped:
+            dropped.add(op)
+        else:
+            deliver(relay, worker, client, body)
+
+    def waits(trial: Any) -> float:
+        x = trial.suggest_float("x", 0, 1)
+        trial.report(x, 0)
+        return x + trial.should_prune()
+
+    monkeypatch.setattr(Relay, "_to_worker", drop_the_first_of_each)
+    study = hpsearch.optimize(
+        waits,
+        n_trials=1,
+        client=client,
+        storage=f"sqlite:///{tmp_path}/study.db",
+        pruner=optuna.pruners.ThresholdPruner(upper=5.0),
+    )
+    assert dropped == {"verdict", "suggested"}
+    assert study.trials[0].value == study.trials[0].params["x"]
 
 
 def test_a_lost_report_is_repeated_while_the_rank_waits_for_its_verdict(
