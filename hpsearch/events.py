@@ -72,11 +72,10 @@ class WorkerLost(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialReady(Event):
-    """A trial whose parameters are committed: the answer to Ask, or left over by an earlier coordinator."""
+    """A trial whose parameters are committed: the answer to Ask, or an expected one, left over by an earlier run."""
 
     trial: int
     attempt: int  # the one to run now
-    asked: bool = True  # False: nobody asked, it was found in the database
     n_charged: int = 0  # earlier attempts that ended by the job's own fault
     next_step: int | None = None  # first decision step
 

@@ -103,8 +103,10 @@ class Coordinator:
             StudyHeld: another coordinator has taken the study over.
             ComponentFailed: the sampler or the pruner raised.
         """
-        for proposal in self._proposals.leftovers():
-            self._found(proposal)
+        leftovers = list(self._proposals.leftovers())
+        self._lifecycle.expect(len(leftovers))
+        for proposal in leftovers:
+            self._when_ready(proposal)
         self._feed(Ticked())
         ticked = self._clock()
         while self._finish is None:
@@ -302,23 +304,19 @@ class Coordinator:
         """Whether somebody wants out at once."""
         return self._kill_by is not None
 
-    def _found(self, proposal: Proposal) -> None:
-        self._when_ready(proposal, asked=False)
-
     def _ask(self) -> None:
         if self._proposals.exhausted:
             # Answered by way of the queue: the lifecycle is still in the middle of its own answer.
             self._inbound.put(SearchExhausted())
             return
-        self._when_ready(self._proposals.ask(), asked=True)
+        self._when_ready(self._proposals.ask())
 
-    def _when_ready(self, proposal: Proposal, *, asked: bool) -> None:
+    def _when_ready(self, proposal: Proposal) -> None:
         history = self._attempts.history(proposal.number)
         self._ready[proposal.number] = proposal
         event = TrialReady(
             trial=proposal.number,
             attempt=history.n_attempts + 1,
-            asked=asked,
             n_charged=history.n_charged,
             next_step=proposal.first_decision_step,
         )

@@ -65,13 +65,20 @@ class Lifecycle:
         self.standing = Standing(budgets)
         self._trials: dict[int, LiveTrial] = {}  # not over, by number
         self._ready: deque[int] = deque()
-        self._n_asked = 0  # Ask sent, not answered yet
+        self._n_asked = 0  # on their way: Ask sent or expected, and not ready yet
         self._exhausted = False
         self._ending: tuple[str, int] | None = None  # reason, exit code: nothing new is started any more
         self._ending_for_good = False  # no later run would go on with what runs now
         self._finished = False
         self._started_at: float | None = None
         self._workerless_since: float | None = None
+
+    def expect(self, n_trials: int) -> None:
+        """So many trials were found in the database. They count as begun from now on, and are ready once they say so.
+
+        Workers may join before that: what they then ask for must leave room for these.
+        """
+        self._n_asked += n_trials
 
     # ------------------------------------------------------------------------------------ questions
 
@@ -163,8 +170,7 @@ class Lifecycle:
             yield from self._rank_ended(record, seat.rank, ending)
 
     def _trial_ready(self, event: TrialReady) -> Iterable[AnyCommand]:
-        if event.asked:
-            self._n_asked -= 1
+        self._n_asked -= 1
         if self._ending:
             return [Requeue(trial=event.trial)]
         self._trials[event.trial] = LiveTrial(event.trial, event.attempt, event.next_step, n_charged=event.n_charged)

@@ -215,6 +215,17 @@ def test_killed_in_mid_run_it_goes_on_with_exactly_the_same_trials(home: Home) -
     assert 2 in {attempts[number] for number in unfinished}
 
 
+def test_killed_with_its_last_trials_running_it_starts_no_others(home: Home) -> None:
+    slow = ("parameters.pause=0.2", "parameters.steps=20", "--trials", "2", "cluster.workers=2")
+    run = home.start(*slow)
+    run.until("trial.started", 2)
+    run.process.kill()
+    run.process.wait()
+    again = home.run(*slow)
+    assert again.process.returncode == 0, again.errors
+    assert [trial.state for trial in home.trials()] == [TrialState.COMPLETE] * 2
+
+
 def test_ctrl_c_once_drains_and_is_resumable(home: Home) -> None:
     run = home.start("parameters.pause=0.1", "parameters.steps=200")
     run.until("trial.reported", 3)

@@ -53,10 +53,12 @@ class Study:
     def start(self) -> list[AnyCommand]:
         return self.do(WorkerJoined(worker="w", host="h", cpus=self.n_slots))
 
-    def ready(
-        self, trial: int, attempt: int = 1, *, asked: bool = True, next_step: int | None = None
-    ) -> list[AnyCommand]:
-        return self.do(TrialReady(trial=trial, attempt=attempt, asked=asked, next_step=next_step))
+    def ready(self, trial: int, attempt: int = 1, *, next_step: int | None = None) -> list[AnyCommand]:
+        return self.do(TrialReady(trial=trial, attempt=attempt, next_step=next_step))
+
+    def found(self, trial: int) -> list[AnyCommand]:
+        self.lifecycle.expect(1)
+        return self.ready(trial, attempt=2)
 
     def exit(self, trial: int, cause: Cause = Cause.RETURNED, attempt: int = 1, rank: int = 0) -> list[AnyCommand]:
         values = (1.0,) if cause is Cause.RETURNED else ()
@@ -181,7 +183,8 @@ def test_the_jobs_own_faults_are_retried_as_asked_and_charged(cause: Cause, word
 def test_earlier_runs_count_against_the_retries() -> None:
     study = Study(trials=1, retry=RetryRules(max=1, on=frozenset({"error"})))
     study.start()
-    study.do(TrialReady(trial=0, attempt=2, asked=False, n_charged=1))
+    study.lifecycle.expect(1)
+    study.do(TrialReady(trial=0, attempt=2, n_charged=1))
     assert Tell in kinds(study.exit(0, Cause.ERROR, attempt=2))
 
 
@@ -218,12 +221,29 @@ def test_ranks_that_return_wait_for_each_other_and_rank_0_speaks() -> None:
     assert kinds(study.exit(0, rank=0)) == [EndAttempt, Tell, Finish]
 
 
+def test_workers_that_join_before_the_leftovers_are_ready_ask_for_no_more_than_the_rest() -> None:
+    study = Study(slots=4, trials=3)
+    study.lifecycle.expect(2)
+    assert kinds(study.start()) == [Ask]
+    assert kinds(study.ready(0, attempt=2)) == [Launch]
+    assert kinds(study.ready(1, attempt=2)) == [Launch]
+    assert kinds(study.ready(2)) == [Launch]
+
+
+def test_a_search_whose_budget_is_spent_on_leftovers_waits_for_them() -> None:
+    study = Study(slots=2, trials=1)
+    study.lifecycle.expect(1)
+    assert study.start() == []
+    assert kinds(study.ready(0, attempt=2)) == [Launch]
+    assert kinds(study.exit(0, attempt=2)) == [EndAttempt, Tell, Finish]
+
+
 def test_drain_stops_what_runs_and_requeues_what_waits() -> None:
     study = Study(slots=2, trials=9)
     study.start()
     study.ready(0)
-    study.ready(7, attempt=2, asked=False)
-    study.ready(8, attempt=2, asked=False)  # no slot free: it waits
+    study.found(7)
+    study.found(8)  # no slot free: it waits
     commands = study.do(DrainRequested(reason="interrupted", exit_code=130))
     assert kinds(commands) == [Requeue, StopAttempt, StopAttempt]
     assert study.do(DrainRequested(reason="again", exit_code=130)) == []
@@ -284,7 +304,7 @@ def test_a_person_stops_a_running_and_a_waiting_trial() -> None:
     study = Study(trials=9)
     study.start()
     study.ready(0)
-    study.ready(5, attempt=2, asked=False)
+    study.found(5)
     assert only(study.do(TrialStopRequested(trial=0)), StopAttempt).cause is Cause.CANCELLED
     assert only(study.do(TrialStopRequested(trial=5)), Tell).ending.cause is Cause.CANCELLED
     assert study.do(TrialStopRequested(trial=99)) == []
