@@ -9,6 +9,21 @@ from enum import StrEnum
 
 MAX_STEP = 2**31 - 1  # of a report: what a database's integer holds
 MAX_NAME = 512  # characters of a metric's or attribute's name: what Optuna's tables hold
+MAX_DEPTH = 100  # of lists and dicts in each other: Optuna copies them by recursion
+NAME_RULE = f"a name has at most {MAX_NAME} characters, no NUL, and nothing that UTF-8 cannot express"
+
+
+def is_name(text: str) -> bool:
+    """Whether every database takes it; Python makes lone surrogates of file names that are not UTF-8."""
+    return len(text) <= MAX_NAME and "\x00" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def is_shallow(value: object, depth: int = MAX_DEPTH) -> bool:
+    """Whether no more than ``depth`` lists and dicts are nested in each other."""
+    if not isinstance(value, dict | list | tuple):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return depth > 0 and all(is_shallow(item, depth - 1) for item in inner)
 
 
 class Verdict(StrEnum):

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
 from hpsearch.errors import StorageFailed
-from hpsearch.events import MAX_STEP
+from hpsearch.events import MAX_STEP, NAME_RULE, is_name
 from hpsearch.storage import schema
 from hpsearch.storage.reading import LoadedStudy
 from hpsearch.storage.rows import (
@@ -256,5 +256,5 @@ def _as_json(key: str, value: Any) -> tuple[str, Any]:
 
 
 def _check_name(name: str) -> None:
-    if len(name) > schema.NAME_LENGTH or "\x00" in name:
-        raise ValueError(f"{name[:40]!r}...: a name has at most {schema.NAME_LENGTH} characters and no NUL")
+    if not is_name(name):
+        raise ValueError(f"{name[:40]!r}: {NAME_RULE}")

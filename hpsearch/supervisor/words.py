@@ -4,7 +4,7 @@ import contextlib
 import json
 from typing import Any
 
-from hpsearch.events import MAX_NAME, MAX_STEP
+from hpsearch.events import MAX_STEP, is_name, is_shallow
 
 FINAL = frozenset({"returned", "pruned", "stopped", "failed"})
 CAUSES = frozenset({"error", "import", "oom", "bad_result"})
@@ -49,7 +49,8 @@ def parse(line: bytes) -> dict[str, Any]:
         all(_is_number(number) for number in [*metrics.values(), *message.get("values", [])])
         and (message["op"] not in {"report", "constraint"} or _is_number(message["value"]))
         and 0 <= message.get("step", 0) <= MAX_STEP
-        and all(len(name) <= MAX_NAME for name in [*metrics, message.get("key", "")])
+        and all(is_name(name) for name in [*metrics, message.get("key", "")])
+        and is_shallow(message.get("value"))
         and message.get("cause", "error") in CAUSES
     )
     if not sound:

@@ -21,7 +21,7 @@ from optuna.distributions import (
 from optuna.trial import BaseTrial
 
 from hpsearch import checkpoint
-from hpsearch.events import MAX_NAME, MAX_STEP
+from hpsearch.events import MAX_DEPTH, MAX_STEP, NAME_RULE, is_name, is_shallow
 from hpsearch.trial.line import Line, TrialStopped
 
 if TYPE_CHECKING:
@@ -182,8 +182,10 @@ class Trial(BaseTrial):
             return self._pruned or last is None or decision is None or last < decision
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Keep something that JSON can express with the trial. TypeError: it cannot; ValueError: a key too long."""
+        """Keep something that JSON can express with the trial. TypeError: it cannot; ValueError: bad key, or too deep."""
         _check_name(key)
+        if not is_shallow(value):
+            raise ValueError(f"user attribute {key!r}: more than {MAX_DEPTH} lists and dicts are nested in each other")
         self._say({"op": "user_attr", "key": key, "value": value})
         self._user_attrs[key] = value
 
@@ -309,8 +311,10 @@ def _float(name: str, value: Any) -> float:
 
 def _check_name(name: str) -> None:
     """Here, where the job can still be told: later it would be the study that could not be written."""
-    if len(name) > MAX_NAME or "\x00" in name:
-        raise ValueError(f"{name[:40]!r}...: a name has at most {MAX_NAME} characters and no NUL")
+    if not isinstance(name, str):
+        raise TypeError(f"a name is of type {type(name).__name__!r} but must be a str")
+    if not is_name(name):
+        raise ValueError(f"{name[:40]!r}: {NAME_RULE}")
 
 
 def _equal(known: BaseDistribution, asked: BaseDistribution) -> bool:

@@ -91,6 +91,8 @@ def test_a_message_has_its_fields_and_no_others():
         {"op": "report", "step": 1, "value": 10**400, "metrics": {}},
         {"op": "report", "step": 1, "value": 1.0, "metrics": {"a" * 513: 1.0}},
         {"op": "user_attr", "key": "a" * 513, "value": 1},
+        {"op": "user_attr", "key": "a\udcff", "value": 1},
+        {"op": "user_attr", "key": "a", "value": json.loads("[" * 200 + "]" * 200)},
         {"op": "report", "step": 1.5, "value": 1.0, "metrics": {}},
         {"op": "report", "step": 1, "value": "1", "metrics": {}},
         {"op": "report", "step": 1, "value": 1.0, "metrics": {"a": None}},

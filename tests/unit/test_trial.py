@@ -1,5 +1,6 @@
 """What a training job sees, over a socket whose other end is in the test."""
 
+import functools
 import json
 import math
 import socket
@@ -149,6 +150,13 @@ def test_a_second_report_of_a_step_is_ignored(make, supervisor):
         (lambda trial: trial.report(0.5, 2**31), ValueError),
         (lambda trial: trial.report(0.5, 0, **{"a" * 513: 1.0}), ValueError),
         (lambda trial: trial.set_user_attr("a" * 513, 1), ValueError),
+        (lambda trial: trial.set_user_attr("a\udcff", 1), ValueError),
+        (lambda trial: trial.set_user_attr(5, 1), TypeError),
+        (
+            lambda trial: trial.set_user_attr("deep", functools.reduce(lambda inner, _: [inner], range(600), 1)),
+            ValueError,
+        ),
+        (lambda trial: trial.set_constraint("a\udcff", 1.0), ValueError),
         (lambda trial: trial.set_constraint("a" * 510, 1.0), ValueError),
         (lambda trial: trial.report(0.5, 0, loss="low"), TypeError),
         (lambda trial: trial.set_constraint("c", "x"), TypeError),
