@@ -182,7 +182,7 @@ class Trial(BaseTrial):
             return self._pruned or last is None or decision is None or last < decision
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Keep something that JSON can express with the trial. TypeError: it cannot; ValueError: bad key, or too deep."""
+        """Keep something that JSON can express with the trial. TypeError: it cannot; ValueError: bad key, too deep."""
         _check_name(key)
         if not is_shallow(value):
             raise ValueError(f"user attribute {key!r}: more than {MAX_DEPTH} lists and dicts are nested in each other")
