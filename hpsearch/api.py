@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from hpsearch.errors import HpsearchError, UsageError
 from hpsearch.events import DrainRequested, KillRequested
 from hpsearch.search import build_pruner, build_sampler
 from hpsearch.space import Space
-from hpsearch.spec import Budget, ClusterSpec, Component, Metric, Objective, Resources, Retry, StudySpec
+from hpsearch.spec import Budget, ClusterSpec, Component, Metric, Objective, Resources, Retry, StudySpec, wrong_name
 from hpsearch.storage import optuna_url
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def optimize(
         raise UsageError("optimize() needs n_trials or timeout, or it would never end")
     if direction is not None and directions is not None:
         raise UsageError("optimize() takes direction or directions, not both")
+    for wrong in _wrong(objective, n_trials, timeout, directions, study_name, sampler, pruner, workers):
+        raise UsageError(wrong)
     goals = list(directions) if directions is not None else [direction or "minimize"]
     with _storage_url(storage) as url:
         spec = StudySpec(
@@ -154,6 +157,36 @@ def optimize(
         )
         _run_to_success(session)
         return _loaded(spec.name, url, keep=storage is not None)
+
+
+def _wrong(
+    objective: object,
+    n_trials: object,
+    timeout: object,
+    directions: Sequence[str] | None,
+    study_name: str | None,
+    sampler: object,
+    pruner: object,
+    workers: object,
+) -> Iterator[str]:
+    """What cannot be meant among the arguments of :func:`optimize`, which no study file has checked."""
+    if not callable(objective):
+        yield f"objective: must be a function of a trial (got {objective!r})"
+    for name, number in (("n_trials", n_trials), ("workers", workers)):
+        if number is not None and not (isinstance(number, Integral) and int(number) >= 1):
+            yield f"{name}: must be a whole number of at least 1 (got {number!r})"
+    if timeout is not None and not (isinstance(timeout, Real) and float(timeout) > 0):
+        yield f"timeout: must be a number of seconds above 0 (got {timeout!r})"
+    if directions is not None and (isinstance(directions, str) or not directions):
+        yield f"directions: must be a list of 'minimize' and 'maximize' (got {directions!r})"
+    if study_name is not None and (fault := wrong_name(study_name)):
+        yield f"study_name: {fault}"
+    for name, given, kind in (
+        ("sampler", sampler, optuna.samplers.BaseSampler),
+        ("pruner", pruner, optuna.pruners.BasePruner),
+    ):
+        if given is not None and not isinstance(given, kind):
+            yield f"{name}: must be an object of one of the classes of optuna.{name}s (got {given!r})"
 
 
 def _run_to_success(session: Session) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from distributed import Client
 
 import hpsearch
-from hpsearch.errors import ClusterUnreachable
+from hpsearch.errors import ClusterUnreachable, UsageError
 from hpsearch.supervisor.plugin import describe
 
 
@@ -47,5 +47,16 @@ class Connection:
 
 
 def borrow(client: Client) -> Connection:
-    """Somebody else's client: used, never closed."""
+    """Somebody else's client: used, never closed.
+
+    Raises:
+        UsageError: it is none, or one that answers with coroutines.
+        ClusterUnreachable: it is closed.
+    """
+    if not isinstance(client, Client):
+        raise UsageError(f"client: must be a distributed.Client (got {client!r})")
+    if client.asynchronous:
+        raise UsageError("client: must not be asynchronous: make a Client of its own, or leave it to optimize()")
+    if client.status != "running":
+        raise ClusterUnreachable(f"the client is {client.status}: connect a new one")
     return Connection(client=client, n_workers=len(client.scheduler_info(n_workers=-1)["workers"]))

@@ -17,6 +17,7 @@ from hpsearch.spec.model import (
     Retry,
     StudySpec,
 )
+from hpsearch.spec.readers import wrong_name
 from hpsearch.spec.schema import json_schema
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "explain",
     "json_schema",
     "load_study",
+    "wrong_name",
 ]

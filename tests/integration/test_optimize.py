@@ -1,5 +1,6 @@
 """``hpsearch.optimize`` with real processes: ordinary Optuna objectives, on any Dask client."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -219,11 +220,36 @@ def test_a_suggestion_that_optuna_refuses_is_the_jobs_own_error(client: Client, 
     assert all(trial.value == trial.params["y"] for trial in study.trials)
 
 
+def test_an_asynchronous_client_is_refused(url: str) -> None:
+    async def search() -> None:
+        async with Client(processes=False, asynchronous=True, dashboard_address="127.0.0.1:0") as client:
+            with pytest.raises(UsageError, match="asynchronous"):
+                hpsearch.optimize(quadratic, n_trials=1, client=client, storage=url)
+
+    asyncio.run(search())
+    assert not list(Path().glob("*.db"))
+
+
 def test_arguments_that_cannot_be_meant(client: Client) -> None:
     with pytest.raises(UsageError, match="n_trials or timeout"):
         hpsearch.optimize(quadratic, client=client)
     with pytest.raises(UsageError, match="direction"):
         hpsearch.optimize(quadratic, n_trials=1, direction="up", client=client)
+    for name, bad in {
+        "n_trials": [0, -1, 1.5, "3"],
+        "timeout": [0, -1.0, "10s"],
+        "workers": [0, -3],
+        "directions": [[], "minimize"],
+        "study_name": ["", "a/b", ".."],
+        "sampler": ["tpe", optuna.samplers.TPESampler],
+        "pruner": ["median"],
+        "client": [5],
+    }.items():
+        for value in bad:
+            with pytest.raises(UsageError, match=rf"^{name}: "):
+                hpsearch.optimize(quadratic, **{"n_trials": 1, "client": client, name: value})
+    with pytest.raises(UsageError, match=r"^objective: "):
+        hpsearch.optimize(5, n_trials=1, client=client)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="cannot be shipped"):
         hpsearch.optimize(lambda trial, held=threading.Lock(): 1.0, n_trials=1, client=client)
 
