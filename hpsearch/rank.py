@@ -146,9 +146,10 @@ def _import_file(file: Path) -> ModuleType:
 def _work(line: Line, assignment: Mapping[str, Any]) -> int:
     """Load and call the objective, send the final word; returns the exit code."""
     pid = os.getpid()
-    doing = "import"
+    doing = "error"
     try:
         _prepare(assignment)
+        doing = "import"
         objective = _load(assignment["objective"])
         doing = "error"
         trial = Trial(assignment, line)

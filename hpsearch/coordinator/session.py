@@ -3,6 +3,7 @@
 Nothing is written before the request is known to fit, and nothing stays behind whichever way it ends.
 """
 
+import os
 import re
 import threading
 import time
@@ -112,6 +113,7 @@ class Session:
         if self.connection is not None:
             facts = self.connection.describe_workers()
         else:
+            _check_directory(Path(self.spec.directory, self.spec.name))
             plan = plan_local(cluster.workers, resources.cpus_per_rank)
             facts = plan.describe_workers()
         gpus = resources.gpus_per_rank
@@ -296,3 +298,14 @@ class Session:
 def _without_passwords(text: str) -> str:
     """A study file may name its storage with a password, and everybody who reads the study could read that."""
     return re.sub(r"(://[^/\s:@]*):[^@\s]*@", r"\1:***@", text)
+
+
+def _check_directory(directory: Path) -> None:
+    """Refuse a place where the ranks of this machine could keep neither logs nor checkpoints; makes nothing."""
+    place = directory.absolute()
+    while not os.path.exists(place):  # also where it may not be looked at
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"directory: {place} is not a directory: name another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"directory: {place} is not writable: name another")
