@@ -177,6 +177,36 @@ def test_retries_by_cause_are_attempts_of_the_same_trial(client: Client, url: st
     assert [trial.value for trial in study.trials] == [3.0, 3.0]
 
 
+def test_a_lost_trial_goes_on_from_its_last_checkpoint(url: str, tmp_path: Path) -> None:
+    """The worker is killed right after step 2 was saved; the next attempt begins at step 3 with what was saved."""
+    steps = tmp_path / "steps"
+
+    def objective(trial: Any) -> float:
+        import threading
+
+        import psutil
+
+        total = {"sum": 0.0}
+        for step in range(trial.load(total), 5):
+            with steps.open("a") as log:
+                log.write(f"{trial.attempt}:{step} ")
+            total["sum"] += step
+            trial.report(total["sum"], step)
+            trial.save(total, step=step)
+            if step == 2 and trial.attempt == 1:
+                psutil.Process(os.getppid()).parent().kill()
+                threading.Event().wait()  # until it is killed in turn
+        return total["sum"]
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=None) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        study = hpsearch.optimize(objective, n_trials=1, client=client, storage=url)
+    assert steps.read_text().split() == ["1:0", "1:1", "1:2", "2:3", "2:4"]
+    assert study.trials[0].value == 10.0
+
+
 def test_in_memory_after_the_call(client: Client, url: str) -> None:
     study = hpsearch.optimize(quadratic, n_trials=2, client=client)
     assert len(study.trials) == 2
