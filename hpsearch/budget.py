@@ -64,8 +64,11 @@ class Standing:
     @property
     def over(self) -> bool:
         """Whether a run that starts now would have nothing to add: all trials are done, or the search is for good."""
-        if self._budgets.trials is not None and self.n_over >= self._budgets.trials:
-            return True
+        return self.over_for_good or (self._budgets.trials is not None and self.n_over >= self._budgets.trials)
+
+    @property
+    def over_for_good(self) -> bool:
+        """Whether not even a trial that was cut off would go on: the target is reached, the plateau was long enough."""
         spent = self.spent(elapsed_s=0.0)
         return spent is not None and spent.for_good
 

@@ -203,7 +203,12 @@ class Seat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask(Command):
-    """Propose one more trial and answer with TrialReady once it is committed."""
+    """Propose one more trial and answer with TrialReady once it is committed.
+
+    ``ahead``: no slot waits for it, so it may be done when there is nothing else to do.
+    """
+
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +289,13 @@ class Requeue(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw(Command):
+    """The trial was proposed and never ran: as if nobody had asked."""
+
+    trial: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish(Command):
     """Nothing runs any more."""
 
@@ -291,7 +303,7 @@ class Finish(Command):
     exit_code: int
 
 
-AnyCommand = Ask | Launch | Record | Judge | Deliver | StopAttempt | EndAttempt | Tell | Requeue | Finish
+AnyCommand = Ask | Launch | Record | Judge | Deliver | StopAttempt | EndAttempt | Tell | Requeue | Withdraw | Finish
 
 # -------------------------------------------------------------------------------------------- notices
 

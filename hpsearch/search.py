@@ -13,7 +13,7 @@ from optuna.pruners import (
     SuccessiveHalvingPruner,
     ThresholdPruner,
 )
-from optuna.samplers import BaseSampler, GridSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler, RandomSampler
 
 from hpsearch.errors import Problem, StudyFileError
 from hpsearch.space import Space
@@ -54,6 +54,18 @@ def build_pruner(component: Component) -> BasePruner:
 def n_proposals(sampler: BaseSampler) -> int | None:
     """How many trials a sampler proposes before it has nothing new; None where that isn't known beforehand."""
     return len(sampler._all_grids) if type(sampler) is GridSampler else None
+
+
+def ask_ahead_depth(sampler: BaseSampler) -> int:
+    """How many trials may be proposed before a slot is free for them, where the study does not say.
+
+    What is proposed early is proposed without the results that come in meanwhile: one trial more in flight for a
+    sampler that learns from them, no loss at all for one that does not. Brute force may find its last combination
+    running and nothing left to propose ahead.
+    """
+    if type(sampler) is BruteForceSampler:
+        return 0
+    return 8 if type(sampler) in (RandomSampler, GridSampler, QMCSampler) else 1
 
 
 def next_decision_step(pruner: BasePruner, study_name: str, trial_number: int, step: int) -> int | None:

@@ -39,6 +39,11 @@ class Inbound:
         """From any thread, and from a signal handler."""
         self._queue.put(incoming)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has arrived that was not taken."""
+        return self._queue.empty()
+
     def get(self, timeout_s: float) -> Incoming:
         """The next one, or a tick when none came in time."""
         try:

@@ -40,6 +40,7 @@ from hpsearch.events import (
     Ticked,
     TrialReady,
     TrialStopRequested,
+    Withdraw,
     WorkerJoined,
     WorkerLost,
 )
@@ -89,6 +90,7 @@ class Coordinator:
         self._ready: dict[int, Proposal] = {}  # asked or found, and not over
         self._lines = Lines(link, clock)  # to ranks that run
         self._after_commit: deque[tuple[int, Callable[[], None]]] = deque()
+        self._n_ahead = 0  # trials to ask for when nothing else is to be done
         self._durable = 0  # the highest ticket known to be committed
         self._kill_by: float | None = None
         self._said_draining = False
@@ -110,10 +112,14 @@ class Coordinator:
         self._feed(Ticked())
         ticked = self._clock()
         while self._finish is None:
+            if self._n_ahead and self._inbound.is_idle:
+                self._ask_ahead()
+                continue
             self._take(self._inbound.get(TICK_S))
             if self._clock() - ticked >= TICK_S:  # however much arrives
                 ticked = self._clock()
                 self._take(Ticked())
+                self._ask_ahead()
         if self._error is not None:
             raise self._error
         return self._finish
@@ -272,7 +278,10 @@ class Coordinator:
     def _execute(self, command: AnyCommand) -> None:
         match command:
             case Ask():
-                self._ask()
+                if command.ahead:
+                    self._n_ahead += 1
+                else:
+                    self._ask()
             case Launch():
                 self._launch(command)
             case Record():
@@ -291,6 +300,9 @@ class Coordinator:
             case Requeue():
                 self._ready.pop(command.trial, None)
                 self._proposals.requeue(command.trial)
+            case Withdraw():
+                self._ready.pop(command.trial, None)
+                self._proposals.withdraw(command.trial)
             case Finish():
                 self._when_committed(partial(self._finished, command))
             case _:
@@ -303,6 +315,12 @@ class Coordinator:
     def killed(self) -> bool:
         """Whether somebody wants out at once."""
         return self._kill_by is not None
+
+    def _ask_ahead(self) -> None:
+        """Let the sampler think while workers train: one trial, for a slot that is not free yet."""
+        if self._n_ahead:
+            self._n_ahead -= 1
+            self._ask()
 
     def _ask(self) -> None:
         if self._proposals.exhausted:

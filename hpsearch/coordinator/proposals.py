@@ -26,6 +26,7 @@ from hpsearch.errors import ComponentFailed, HpsearchError
 from hpsearch.events import Cause, Ending, Verdict
 from hpsearch.search import next_decision_step
 from hpsearch.space import Space
+from hpsearch.storage import Mirror
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,16 @@ class Proposals:
         for frozen in self._study.get_trials(deepcopy=False, states=tuple(causes)):
             values = tuple(frozen.values or ()) if frozen.state is TrialState.COMPLETE else ()
             yield causes[frozen.state], values
+
+    def requeue_leftovers(self) -> None:
+        """Leave what an earlier coordinator left running waiting: this one runs nothing."""
+        for proposal in list(self.leftovers()):
+            self.requeue(proposal.number)
+
+    @property
+    def n_running(self) -> int:
+        """Trials that run, or ran when an earlier coordinator died."""
+        return len(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
     @property
     def n_unfinished(self) -> int:
@@ -167,6 +178,15 @@ class Proposals:
         """Leave the trial waiting: a later run, or any Optuna worker, pops it with the same parameters."""
         trial = self._open.pop(number)
         self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def withdraw(self, number: int) -> None:
+        """Take back a proposal that never ran. One that somebody enqueued, or that others follow, waits instead."""
+        trial_id = self._open[number]._trial_id
+        enqueued = "fixed_params" in self._storage.get_trial(trial_id).system_attrs
+        if enqueued or not (isinstance(self._storage, Mirror) and self._storage.withdraw_trial(trial_id)):
+            self.requeue(number)
+        else:
+            del self._open[number]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from hpsearch.events import Finish
 from hpsearch.launcher import LauncherProcess, imports_of, warm_up
 from hpsearch.lifecycle import Lifecycle, RetryRules
 from hpsearch.placement import RankRequest, SlotTable
-from hpsearch.search import n_proposals
+from hpsearch.search import ask_ahead_depth, n_proposals
 from hpsearch.spec import StudySpec
 
 IMPATIENT_S = 3.0  # after the second Ctrl-C, for what is still to be written
@@ -189,13 +189,16 @@ class Session:
             failures_percent=budget.failures.percent if budget.failures else None,
         )
         retry = RetryRules(max=spec.retry.max, on=frozenset(spec.retry.on))
-        lifecycle = Lifecycle(SlotTable(request), budgets, retry, grace_s=spec.resources.grace_s)
+        ahead = ask_ahead_depth(self.sampler) if spec.ask_ahead is None else spec.ask_ahead
+        lifecycle = Lifecycle(SlotTable(request), budgets, retry, grace_s=spec.resources.grace_s, ask_ahead=ahead)
         for cause, values in proposals.over():
             lifecycle.standing.count(cause, values)
         return lifecycle
 
     def _nothing_to_do(self, lifecycle: Lifecycle, proposals: Proposals) -> bool:
-        return not proposals.n_unfinished and lifecycle.standing.over
+        """Trials that wait change nothing: nobody would ask for them."""
+        standing = lifecycle.standing
+        return standing.over and (standing.over_for_good or not proposals.n_running)
 
     # -------------------------------------------------------------------------------------- running
 
@@ -208,6 +211,7 @@ class Session:
         request: RankRequest,
     ) -> Finish:
         if self.connection is None:
+            proposals.requeue_leftovers()
             done = lifecycle.standing.n_over
             succeeded = lifecycle.standing.n_complete > 0
             reason = f"nothing to do: {done} trials are done already"

@@ -37,6 +37,7 @@ from hpsearch.events import (
     TrialReady,
     TrialStopRequested,
     Verdict,
+    Withdraw,
     WorkerJoined,
     WorkerLost,
 )
@@ -55,13 +56,17 @@ class Lifecycle:
         budgets: when the search is over.
         retry: which ends are worth another attempt.
         grace_s: from asking an attempt to stop to killing it.
+        ask_ahead: how many trials may be asked for beyond the free slots, so that a freed slot finds one ready.
     """
 
-    def __init__(self, table: SlotTable, budgets: Budgets, retry: RetryRules, *, grace_s: float = 10.0) -> None:
+    def __init__(
+        self, table: SlotTable, budgets: Budgets, retry: RetryRules, *, grace_s: float = 10.0, ask_ahead: int = 0
+    ) -> None:
         self._table = table
         self._budgets = budgets
         self._retry = retry
         self._grace_s = grace_s
+        self._ask_ahead = ask_ahead
         self.standing = Standing(budgets)
         self._trials: dict[int, LiveTrial] = {}  # not over, by number
         self._ready: deque[int] = deque()
@@ -172,7 +177,7 @@ class Lifecycle:
     def _trial_ready(self, event: TrialReady) -> Iterable[AnyCommand]:
         self._n_asked -= 1
         if self._ending:
-            return [Requeue(trial=event.trial)]
+            return [_put_back(event.trial, event.attempt)]
         self._trials[event.trial] = LiveTrial(event.trial, event.attempt, event.next_step, n_charged=event.n_charged)
         self._ready.append(event.trial)
         return ()
@@ -293,9 +298,8 @@ class Lifecycle:
         self._ending = (reason, exit_code)
         self._ending_for_good = for_good
         commands: list[AnyCommand] = []
-        for number in self._ready:
-            del self._trials[number]
-            commands.append(Requeue(trial=number))
+        for number in sorted(self._ready, reverse=True):  # the last one asked for can be withdrawn first
+            commands.append(_put_back(number, self._trials.pop(number).attempt))
         self._ready.clear()
         for record in self._trials.values():
             if not record.stopping:
@@ -334,18 +338,20 @@ class Lifecycle:
             commands.append(
                 Launch(trial=record.number, attempt=record.attempt, seats=seats, next_step=record.next_step)
             )
-        return commands + [Ask() for _ in range(self._n_to_ask())]
+        return commands + self._asks()
 
-    def _n_to_ask(self) -> int:
-        if self._exhausted:
-            return 0
-        wanted = self._table.n_free_gangs - len(self._ready) - self._n_asked
+    def _asks(self) -> list[AnyCommand]:
+        """One trial for each free gang, and ``ask_ahead`` more for those that are freed next."""
+        if self._exhausted or not self._table.holds_a_gang:
+            return []
+        n_needed = self._table.n_free_gangs - len(self._ready) - self._n_asked
+        n_wanted = n_needed + self._ask_ahead
         if self._budgets.trials is not None:
-            begun = self.standing.n_over + len(self._trials) + self._n_asked
-            wanted = min(wanted, self._budgets.trials - begun)
-        wanted = max(wanted, 0)
-        self._n_asked += wanted
-        return wanted
+            n_begun = self.standing.n_over + len(self._trials) + self._n_asked
+            n_wanted = min(n_wanted, self._budgets.trials - n_begun)
+        n_wanted = max(n_wanted, 0)
+        self._n_asked += n_wanted
+        return [Ask(ahead=n >= n_needed) for n in range(n_wanted)]
 
     def _finish(self) -> list[AnyCommand]:
         if self._trials or self._n_asked:
@@ -362,3 +368,8 @@ class Lifecycle:
             reason, exit_code = f"{reason}, but no trial succeeded", 3
         self._finished = True
         return [Finish(reason=reason, exit_code=exit_code)]
+
+
+def _put_back(trial: int, attempt: int) -> Requeue | Withdraw:
+    """What becomes of a trial that is ready when nothing is started any more."""
+    return Withdraw(trial=trial) if attempt == 1 else Requeue(trial=trial)

@@ -165,6 +165,7 @@ STUDY = Section(
         "storage": Field(Text("a URL such as sqlite:///studies.db", wrong_storage), "The database."),
         "cluster": Field(CLUSTER, "Where trials run."),
         "seed": Field(Whole(0, MAX_SEED), "Makes the sampler repeatable."),
+        "ask_ahead": Field(Whole(0, 1000), "How many trials may be proposed before a slot is free for them."),
         "directory": Field(Text("a directory's path"), "Logs and checkpoints go to <directory>/<name>/."),
     },
     "{objective: train.py:train, metric: {name: accuracy, goal: maximize}, budget: {trials: 20}}",

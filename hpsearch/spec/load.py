@@ -127,6 +127,7 @@ def _spec(values: Mapping[str, Any], source: str, item: Item) -> StudySpec:
         storage=values.get("storage", DEFAULT_STORAGE),
         cluster=_cluster(values.get("cluster") or {}, item),
         seed=values.get("seed"),
+        ask_ahead=values.get("ask_ahead"),
         directory=values.get("directory", DEFAULT_DIRECTORY),
     )
 

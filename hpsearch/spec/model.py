@@ -132,6 +132,7 @@ class StudySpec:
     storage: str = DEFAULT_STORAGE
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     seed: int | None = None
+    ask_ahead: int | None = None  # trials proposed before a slot is free for them; None: what suits the sampler
     directory: str = DEFAULT_DIRECTORY  # files of the study go to <directory>/<name>/
     source_text: str = ""  # the YAML as read; "" without a study file
     origins: Mapping[str, str] = field(default_factory=dict)

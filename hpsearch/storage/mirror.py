@@ -31,6 +31,7 @@ from hpsearch.storage.rows import (
     Operation,
     Row,
     TrialChanged,
+    TrialWithdrawn,
     Upsert,
     intermediate_row,
     value_row,
@@ -167,6 +168,18 @@ class Mirror(InMemoryStorage):
             new = NewTrial(trial_id, study_id, trial.number, trial.state, trial.datetime_start, trial.datetime_complete)
             self._sink.put([new, *(Upsert(table, trial_id, row) for table, row in rows)])
             return trial_id
+
+    def withdraw_trial(self, trial_id: int) -> bool:
+        """Delete a trial as if it had never been made; False if it is not the last one of its study."""
+        with self._lock:
+            study_id, number = self._trial_id_to_study_id_and_number[trial_id]
+            trials = self._studies[study_id].trials
+            if number != len(trials) - 1:
+                return False
+            trials.pop()
+            del self._trial_id_to_study_id_and_number[trial_id]
+            self._sink.put([TrialWithdrawn(trial_id)])
+            return True
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution

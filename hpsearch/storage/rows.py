@@ -43,6 +43,13 @@ class TrialChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialWithdrawn:
+    """A trial that is to be deleted with all that hangs on it."""
+
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
 class Upsert:
     """One row of a table: made, or overwritten."""
 
@@ -51,7 +58,7 @@ class Upsert:
     row: Row  # without the owner's column
 
 
-Operation = NewTrial | TrialChanged | Upsert
+Operation = NewTrial | TrialChanged | TrialWithdrawn | Upsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ class Group:
     def __init__(self, operations: Iterable[Operation]) -> None:
         self._new: dict[int, NewTrial] = {}
         self._changed: dict[int, TrialChanged] = {}
+        self._withdrawn: list[int] = []
         self._rows: dict[sa.Table, dict[tuple[Any, ...], tuple[int, Row]]] = {}
         for operation in operations:
             self._fold(operation)
@@ -104,8 +112,18 @@ class Group:
             rows[(operation.owner, *[row[key] for key in _SHAPES[operation.table].keys])] = (operation.owner, row)
         elif isinstance(operation, NewTrial):
             self._new[operation.trial] = operation
+        elif isinstance(operation, TrialWithdrawn):
+            self._withdraw(operation.trial)
         else:
             self._changed[operation.trial] = operation
+
+    def _withdraw(self, trial: int) -> None:
+        self._changed.pop(trial, None)
+        for table, rows in self._rows.items():
+            if _SHAPES[table].owner == "trial_id":
+                self._rows[table] = {key: row for key, row in rows.items() if row[0] != trial}
+        if self._new.pop(trial, None) is None:
+            self._withdrawn.append(trial)
 
     def write(self, connection: sa.Connection, ids: RowIds, *, repeated: bool) -> dict[int, int]:
         """Write all of it within the caller's transaction.
@@ -113,6 +131,10 @@ class Group:
         Returns the rows of the new trials, mirror id -> row id: true only once the transaction is committed.
         ``repeated`` says that an earlier try may have been committed without our hearing of it.
         """
+        if self._withdrawn:  # before others get their numbers
+            rows_of = [ids.trials[trial] for trial in self._withdrawn]
+            for table in (*schema.OF_A_TRIAL, schema.TRIALS):
+                connection.execute(sa.delete(table).where(table.c.trial_id.in_(rows_of)))
         new = self._insert_trials(connection, ids, repeated=repeated) if self._new else {}
         changed = [
             {"row": ids.trials[trial], **_trial_columns(change)}
@@ -123,6 +145,8 @@ class Group:
             connection.execute(_CHANGE_TRIAL, changed)
         dialect = connection.dialect.name
         for table, rows in self._rows.items():
+            if not rows:
+                continue
             owner = _SHAPES[table].owner
             known = ids.studies if owner == "study_id" else ids.trials
             fresh = {} if owner == "study_id" else new

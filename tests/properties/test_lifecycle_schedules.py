@@ -29,6 +29,7 @@ from hpsearch.events import (
     Ticked,
     TrialReady,
     Verdict,
+    Withdraw,
     WorkerJoined,
     WorkerLost,
 )
@@ -48,7 +49,9 @@ class VirtualCluster:
         self.n_trials = self.random.randint(1, 12)
         self.table = SlotTable(RankRequest(ranks=self.ranks))
         retry = RetryRules(max=1, on=frozenset({"lost", "oom"}))
-        self.lifecycle = Lifecycle(self.table, Budgets(trials=self.n_trials, failures=99), retry)
+        self.ask_ahead = self.random.choice([0, 1, 3])
+        budgets = Budgets(trials=self.n_trials, failures=99)
+        self.lifecycle = Lifecycle(self.table, budgets, retry, ask_ahead=self.ask_ahead)
         self.now = 0.0
         self.workers: dict[str, int] = {}
         self.n_joined = 0
@@ -102,7 +105,7 @@ class VirtualCluster:
                 assert not [key for key in self.alive if key[:2] == (command.trial, command.attempt)], "still alive"
             case Tell():
                 self.told[command.trial] += 1
-            case Requeue():
+            case Requeue() | Withdraw():
                 self.requeued[command.trial] += 1
             case Finish():
                 self.finish = command

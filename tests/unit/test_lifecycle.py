@@ -30,6 +30,7 @@ from hpsearch.events import (
     TrialReady,
     TrialStopRequested,
     Verdict,
+    Withdraw,
     WorkerJoined,
     WorkerLost,
 )
@@ -40,11 +41,13 @@ from hpsearch.placement import RankRequest, SlotTable
 class Study:
     """A lifecycle with a clock that the test moves, answering Ask with the next number."""
 
-    def __init__(self, *, slots: int = 1, ranks: int = 1, retry: RetryRules | None = None, **budgets: Any) -> None:
+    def __init__(
+        self, *, slots: int = 1, ranks: int = 1, retry: RetryRules | None = None, ask_ahead: int = 0, **budgets: Any
+    ) -> None:
         self.now = 0.0
         self.n_trials = 0
         table = SlotTable(RankRequest(ranks=ranks))
-        self.lifecycle = Lifecycle(table, Budgets(**budgets), retry or RetryRules(), grace_s=10)
+        self.lifecycle = Lifecycle(table, Budgets(**budgets), retry or RetryRules(), grace_s=10, ask_ahead=ask_ahead)
         self.n_slots = slots
 
     def do(self, event: AnyEvent) -> list[AnyCommand]:
@@ -247,7 +250,7 @@ def test_drain_stops_what_runs_and_requeues_what_waits() -> None:
     commands = study.do(DrainRequested(reason="interrupted", exit_code=130))
     assert kinds(commands) == [Requeue, StopAttempt, StopAttempt]
     assert study.do(DrainRequested(reason="again", exit_code=130)) == []
-    assert kinds(study.ready(1)) == [Requeue]  # asked before, arrived too late
+    assert kinds(study.ready(1)) == [Withdraw]  # asked before, arrived too late
     assert kinds(study.exit(0, Cause.STOPPED)) == [EndAttempt, Requeue]
     assert kinds(study.exit(7, Cause.RETURNED, attempt=2)) == [EndAttempt, Tell, Finish]
 
@@ -351,3 +354,34 @@ def test_a_gang_that_no_longer_fits_ends_the_search() -> None:
     study.do(WorkerLost(worker="w", reason="gone"))
     study.now = WORKERLESS_S + 1
     assert Requeue in kinds(study.do(Ticked()))
+
+
+def asks(commands: list[AnyCommand]) -> list[bool]:
+    return [command.ahead for command in commands if isinstance(command, Ask)]
+
+
+def test_trials_are_asked_for_ahead_of_the_slots_and_never_past_the_depth_or_the_budget():
+    study = Study(slots=2, ask_ahead=3, trials=6)
+    assert asks(study.start()) == [False, False, True, True, True]
+    for number in range(5):
+        study.ready(number)
+    assert asks(study.do(Ticked())) == []  # two run, three wait
+    freed = study.exit(0, Cause.RETURNED)
+    assert [command.trial for command in freed if isinstance(command, Launch)] == [2]  # at once, from what is ready
+    assert asks(freed) == [True]  # the sixth is the last of the budget
+    assert asks(study.exit(1, Cause.RETURNED)) == []
+
+
+def test_nothing_is_asked_ahead_of_a_cluster_that_holds_no_gang():
+    study = Study(slots=1, ranks=2, ask_ahead=3)
+    assert asks(study.start()) == []
+
+
+def test_what_was_asked_ahead_is_withdrawn_when_the_search_ends():
+    study = Study(slots=1, ask_ahead=1, target=1.0, goal="maximize")
+    study.start()
+    study.ready(0)
+    study.ready(1)
+    commands = study.exit(0, Cause.RETURNED)
+    assert [command.trial for command in commands if isinstance(command, Withdraw)] == [1]
+    assert commands[-1] == Finish(reason="target 1 reached: 1", exit_code=0)

@@ -17,7 +17,7 @@ from optuna.trial import TrialState, create_trial
 from storage_desk import RECORD, Desk, attempt
 
 from hpsearch.errors import NoSuchStudy, StorageFailed, StorageUnreachable, UsageError
-from hpsearch.storage import label, optuna_url, peek, send_request
+from hpsearch.storage import Mirror, label, optuna_url, peek, send_request
 from hpsearch.views import open_views
 
 SPACE = {f"x{i}": FloatDistribution(0, 1) for i in range(5)}
@@ -431,3 +431,20 @@ def test_peeking_creates_nothing(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "empty.db").touch()
     assert peek(f"sqlite:///{tmp_path / 'empty.db'}", "digits") is None
     assert (tmp_path / "empty.db").stat().st_size == 0
+
+
+def test_a_withdrawn_trial_leaves_no_trace(desk: Desk) -> None:
+    store = desk.open()
+    kept, withdrawn = store.study.ask(SPACE), store.study.ask(SPACE)
+    desk.wait_durable(store)
+    mirror = store.study._storage
+    assert isinstance(mirror, Mirror)
+    assert not mirror.withdraw_trial(kept._trial_id)  # numbers have no gaps
+    assert mirror.withdraw_trial(withdrawn._trial_id)
+    at_once = store.study.ask(SPACE)
+    assert at_once.number == 1
+    assert mirror.withdraw_trial(at_once._trial_id)
+    store.close()
+    assert [trial.number for trial in desk.open().study.trials] == [0]
+    with sqlite3.connect(desk.url.removeprefix("sqlite:///")) as database:
+        assert database.execute("SELECT count(*) FROM trial_params").fetchone() == (len(SPACE),)
