@@ -181,6 +181,17 @@ class Mirror(InMemoryStorage):
             self._sink.put([TrialWithdrawn(trial_id)])
             return True
 
+    def adopt(self, study_id: int, trial: FrozenTrial) -> FrozenTrial:
+        """Take over a trial that another program put into the database, under the next number.
+
+        Writes nothing. Returns the trial as it stands here; its row is the caller's to bind. KeyError: no such study.
+        """
+        with self._lock:
+            adopted = self.get_trial(super().create_new_trial(study_id, trial))
+            for name, distribution in trial.distributions.items():
+                self._distributions[study_id].setdefault(name, distribution)
+            return adopted
+
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
