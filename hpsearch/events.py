@@ -34,7 +34,7 @@ class Verdict(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why an attempt ended. LOST is the infrastructure's fault and never charged to the job."""
+    """Why an attempt ended. LOST and PREEMPTED are the infrastructure's doing and never charged to the job."""
 
     RETURNED = "returned"
     PRUNED = "pruned"
@@ -47,6 +47,7 @@ class Cause(StrEnum):
     OOM = "oom"  # host or GPU memory
     STOPPED = "stopped"  # the study drains; the trial goes on in a later run
     CANCELLED = "cancelled"  # a person stopped this trial for good
+    PREEMPTED = "preempted"  # its worker was told to go, and told it in time
     LOST = "lost"  # worker, launcher or connection gone
 
 
@@ -81,6 +82,14 @@ class WorkerJoined(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLost(Event):
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerPreempted(Event):
+    """It will be gone soon; what runs there has as long as its grace to save itself."""
+
     worker: str
     reason: str
 
@@ -169,6 +178,7 @@ class Ticked(Event):
 AnyEvent = (
     WorkerJoined
     | WorkerLost
+    | WorkerPreempted
     | TrialReady
     | SearchExhausted
     | RankStarted
@@ -296,6 +306,13 @@ class Withdraw(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Warn(Command):
+    """Tell people."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finish(Command):
     """Nothing runs any more."""
 
@@ -303,7 +320,9 @@ class Finish(Command):
     exit_code: int
 
 
-AnyCommand = Ask | Launch | Record | Judge | Deliver | StopAttempt | EndAttempt | Tell | Requeue | Withdraw | Finish
+AnyCommand = (
+    Ask | Launch | Record | Judge | Deliver | StopAttempt | EndAttempt | Tell | Requeue | Withdraw | Warn | Finish
+)
 
 # -------------------------------------------------------------------------------------------- notices
 

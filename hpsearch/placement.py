@@ -123,6 +123,15 @@ class SlotTable:
         """How many more gangs could be placed now."""
         return self.n_free // self.request.ranks
 
+    def n_free_gangs_off(self, avoid: frozenset[str]) -> int:
+        """How many more gangs could be placed now by whoever avoids these hosts."""
+        return sum(len(worker.free) for worker in self._apart_from(avoid)) // self.request.ranks
+
+    def _apart_from(self, avoid: frozenset[str]) -> list[WorkerSlots]:
+        """Workers on other hosts if those could hold a gang, else all: somewhere it has to run."""
+        left = [worker for worker in self._workers.values() if worker.host not in avoid]
+        return left if sum(worker.n_slots for worker in left) >= self.request.ranks else list(self._workers.values())
+
     def check(self) -> None:
         """Refuse a request that these workers could not hold even if they were idle.
 
@@ -142,10 +151,11 @@ class SlotTable:
         memory = memory_bytes if self.request.memory_bytes else None
         return str(RankRequest(cpus=cpus, gpus=n_gpus, memory_bytes=memory)).removesuffix(" each")
 
-    def acquire(self, holder: str) -> tuple[Seat, ...] | None:
+    def acquire(self, holder: str, *, avoid: frozenset[str] = frozenset()) -> tuple[Seat, ...] | None:
         """Seat a whole gang, or ``None`` while too few slots are free.
 
         One host is preferred to several, a fuller worker to an emptier one, so that wide gaps stay for wide gangs.
+        Hosts in ``avoid`` are used only where the others could not hold the gang even if they were idle.
 
         Raises:
             GangTooLarge: if it could never be seated here.
@@ -153,17 +163,19 @@ class SlotTable:
         if holder in self._leases:
             raise ValueError(f"{holder!r} holds seats already")
         self.check()
-        if self.n_free < self.request.ranks:
+        picked = self._pick(self._apart_from(avoid))
+        if len(picked) < self.request.ranks:
             return None
-        seats = tuple(self._seats(self._pick()))
+        seats = tuple(self._seats(picked))
         for seat in seats:
             self._workers[seat.worker].taken.add(seat.slot)
         self._leases[holder] = seats
         return seats
 
-    def _pick(self) -> list[tuple[WorkerSlots, int]]:
+    def _pick(self, workers: list[WorkerSlots]) -> list[tuple[WorkerSlots, int]]:
+        """Free slots for a gang, best first; fewer than it needs while too few are free."""
         free_on: Counter[str] = Counter()
-        for worker in self._workers.values():
+        for worker in workers:
             free_on[worker.host] += len(worker.free)
         ranks = self.request.ranks
 
@@ -173,7 +185,7 @@ class SlotTable:
             fits = room >= ranks
             return (not fits, room if fits else -room, worker.host, len(worker.free), worker.worker)
 
-        picked = [(worker, slot) for worker in sorted(self._workers.values(), key=order) for slot in worker.free]
+        picked = [(worker, slot) for worker in sorted(workers, key=order) for slot in worker.free]
         return picked[:ranks]
 
     def _seats(self, picked: Iterable[tuple[WorkerSlots, int]]) -> Iterable[Seat]:

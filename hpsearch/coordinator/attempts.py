@@ -40,6 +40,7 @@ class Attempts:
         self._standing = standing
         self._rows: dict[int, AttemptRow] = {}  # trial -> its running attempt
         self._last: dict[int, tuple[int, float]] = {}  # trial -> step, value
+        self._saved: dict[int, int] = {}  # trial -> step of its last checkpoint, in this run
         self._chains = {trial: list(rows) for trial, rows in store.attempts.items()}
         self._close_orphans()
 
@@ -98,6 +99,15 @@ class Attempts:
                 "trial.started", trial=trial, attempt=attempt, worker=row.worker, slot=row.slot, params=params
             )
 
+    def saved(self, trial: int, step: int) -> None:
+        """The trial has a checkpoint of this step."""
+        self._saved[trial] = step
+
+    def resumed(self, trial: int, attempt: int, step: int, path: str) -> None:
+        """A job has asked for its checkpoint and goes on with this step; of a first attempt it is no news."""
+        if attempt > 1:
+            self._announcer.say("trial.resumed", trial=trial, attempt=attempt, step=step, checkpoint=path)
+
     def reported(self, record: Record) -> None:
         """Keep all metrics of a report."""
         self._last[record.trial] = (record.step, record.value)
@@ -127,6 +137,7 @@ class Attempts:
         )
         self._chains.setdefault(command.trial, []).append(row)
         self._store.put_attempt(row)
+        saved = self._saved.get(command.trial)
         if command.retry:
             self._announcer.say(
                 "trial.retried",
@@ -134,6 +145,7 @@ class Attempts:
                 attempt=command.attempt + 1,
                 cause=ending.cause.value,
                 reason=ending.reason,
+                goes_on="from the start: it saved no checkpoint" if saved is None else f"from step {saved + 1}",
             )
         elif ending.cause is Cause.STOPPED:
             self._announcer.say("trial.stopped", trial=command.trial, attempt=command.attempt, reason=ending.reason)

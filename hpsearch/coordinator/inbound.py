@@ -23,7 +23,14 @@ class WritesFailed:
     error: HpsearchError
 
 
-Incoming = Arrived | TaskDone | Committed | WritesFailed | Request | AnyEvent
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """A thread of the coordinator's has something to say."""
+
+    message: str
+
+
+Incoming = Arrived | TaskDone | Committed | WritesFailed | Warned | Request | AnyEvent
 
 
 class Inbound:

@@ -2,13 +2,14 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 from typing import Any, assert_never
 
 from hpsearch.coordinator.announcer import Announcer
 from hpsearch.coordinator.attempts import Attempts
-from hpsearch.coordinator.inbound import Committed, Inbound, Incoming, WritesFailed
+from hpsearch.coordinator.housekeeper import Housekeeper
+from hpsearch.coordinator.inbound import Committed, Inbound, Incoming, Warned, WritesFailed
 from hpsearch.coordinator.lines import Lines
 from hpsearch.coordinator.link import Arrived, Link, TaskDone
 from hpsearch.coordinator.orders import Orders
@@ -40,9 +41,11 @@ from hpsearch.events import (
     Ticked,
     TrialReady,
     TrialStopRequested,
+    Warn,
     Withdraw,
     WorkerJoined,
     WorkerLost,
+    WorkerPreempted,
 )
 from hpsearch.lifecycle import Lifecycle
 from hpsearch.storage import Request, StudyStore
@@ -63,6 +66,7 @@ class Coordinator:
         orders: writes what a rank is given.
         inbound: where everything arrives.
         announcer: tells the world.
+        housekeeper: holds the checkpoints to a quota, if there is one; the caller closes it.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Coordinator:
         orders: Orders,
         inbound: Inbound,
         announcer: Announcer,
+        housekeeper: Housekeeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -84,6 +89,7 @@ class Coordinator:
         self._orders = orders
         self._inbound = inbound
         self._announcer = announcer
+        self._housekeeper = housekeeper
         self._clock = clock
         self._services = Services(proposals, announcer)
         self._attempts = Attempts(store, announcer, lifecycle.standing)
@@ -109,6 +115,7 @@ class Coordinator:
         self._lifecycle.expect(len(leftovers))
         for proposal in leftovers:
             self._when_ready(proposal)
+        self._keep_house(self._proposals.finished() | {proposal.number for proposal in leftovers})
         self._feed(Ticked())
         ticked = self._clock()
         while self._finish is None:
@@ -137,6 +144,8 @@ class Coordinator:
             case WritesFailed():
                 self._error = incoming.error
                 self._finish = Finish(reason=str(incoming.error), exit_code=1)
+            case Warned():
+                self._announcer.say("study.warning", message=incoming.message)
             case Request():
                 self._requested(incoming)
             case KillRequested():
@@ -174,6 +183,9 @@ class Coordinator:
                 self._worker_joined(body)
             case "worker-lost":
                 self._worker_lost(body["worker"])
+            case "preempted":
+                self._announcer.say("worker.preempted", worker=body["worker"], reason=body["reason"])
+                self._feed(WorkerPreempted(worker=body["worker"], reason=body["reason"]))
             case "heard":
                 self._lines.heard((body["trial"], body["attempt"], body["rank"]), body["through"])
             case _:
@@ -182,13 +194,8 @@ class Coordinator:
                     self._heard(key, body)
 
     def _worker_joined(self, body: dict[str, Any]) -> None:
-        event = WorkerJoined(
-            worker=body["worker"],
-            host=body["host"],
-            cpus=body["cpus"],
-            gpus=tuple(body["gpus"]),
-            memory_bytes=body["memory_bytes"],
-        )
+        given = {key: body[key] for key in ("worker", "host", "cpus", "memory_bytes")}
+        event = WorkerJoined(**given, gpus=tuple(body["gpus"]))
         self._feed(event)
         self._announcer.say(
             "worker.joined",
@@ -248,25 +255,25 @@ class Coordinator:
                 self._feed(RankStarted(trial=trial, attempt=attempt, rank=rank))
                 self._attempts.started(trial, attempt, rank, body["pid"], self._ready[trial].params)
             case "report":
-                self._feed(
-                    Reported(
-                        trial=trial,
-                        attempt=attempt,
-                        rank=rank,
-                        step=body["step"],
-                        value=body["value"],
-                        metrics=body["metrics"],
-                    )
-                )
+                said = {name: body[name] for name in ("step", "value", "metrics")}
+                self._feed(Reported(trial=trial, attempt=attempt, rank=rank, **said))
             case "exited":
                 self._rank_exited(key, ending_from_message(body["ending"]))
             case "suggest" | "user_attr" | "constraint":
                 if (answer := self._services.serve(trial, body)) is not None:
                     self._lines.send(key, answer)
+            case "resumed":
+                self._attempts.resumed(trial, attempt, body["step"], body["path"])
             case "saved":
-                pass
+                self._attempts.saved(trial, body["step"])
+                self._keep_house({trial})
         if key in self._lines:  # the sender may forget what it said, once that is committed
             self._when_committed(partial(self._lines.acknowledge, key, self._lines.received(key)))
+
+    def _keep_house(self, trials: Set[int]) -> None:
+        if self._housekeeper is not None:
+            best = self._proposals.best
+            self._housekeeper.look(set(trials), self._proposals.finished(), best.number if best else None)
 
     def _rank_exited(self, key: RankKey, ending: Ending) -> None:
         trial, attempt, rank = key
@@ -289,10 +296,8 @@ class Coordinator:
                 self._attempts.reported(command)
             case Judge():
                 self._judge(command)
-            case Deliver():
-                self._deliver(command)
-            case StopAttempt():
-                self._stop(command)
+            case Deliver() | StopAttempt():
+                self._say(command)
             case EndAttempt():
                 self._end_attempt(command)
             case Tell():
@@ -303,6 +308,8 @@ class Coordinator:
             case Withdraw():
                 self._ready.pop(command.trial, None)
                 self._proposals.withdraw(command.trial)
+            case Warn():
+                self._announcer.say("study.warning", message=command.message)
             case Finish():
                 self._when_committed(partial(self._finished, command))
             case _:
@@ -341,7 +348,7 @@ class Coordinator:
         self._when_committed(lambda: self._feed(event))
 
     def _launch(self, command: Launch) -> None:
-        proposal = self._ready[command.trial]
+        proposal = self._proposals.as_known(self._ready[command.trial])
         for seat in command.seats:
             key = (command.trial, command.attempt, seat.rank)
             log_path = str(self._orders.log_path(*key))
@@ -365,23 +372,15 @@ class Coordinator:
             )
         )
 
-    def _deliver(self, command: Deliver) -> None:
-        body = {
-            "op": "verdict",
-            "step": command.step,
-            "verdict": command.verdict.value,
-            "next_step": command.next_step,
-        }
-        for seat in command.seats:
-            self._lines.send((command.trial, command.attempt, seat.rank), body)
-
-    def _stop(self, command: StopAttempt) -> None:
-        body = {
-            "op": "stop",
-            "cause": command.cause.value,
-            "reason": command.reason,
-            "grace_s": command.grace_s,
-        }
+    def _say(self, command: Deliver | StopAttempt) -> None:
+        """To every rank of the attempt."""
+        body: dict[str, Any]
+        if isinstance(command, Deliver):
+            body = {"op": "verdict", "verdict": command.verdict.value}
+            body |= {"step": command.step, "next_step": command.next_step}
+        else:
+            body = {"op": "stop", "cause": command.cause.value}
+            body |= {"reason": command.reason, "grace_s": command.grace_s}
         for seat in command.seats:
             self._lines.send((command.trial, command.attempt, seat.rank), body)
 
@@ -395,4 +394,5 @@ class Coordinator:
         params = self._proposals.params(command.trial)
         self._proposals.tell(command.trial, command.ending)
         self._ready.pop(command.trial)
+        self._keep_house({command.trial})
         self._when_committed(self._attempts.told(command, params))

@@ -22,6 +22,12 @@ class Orders:
         """Files of a trial, of all its attempts."""
         return self._root / f"trial-{trial:04d}"
 
+    def checkpoints_of(self, trial: int) -> str:
+        """Path or URL of a trial's checkpoints, of all its attempts."""
+        if (url := self._spec.checkpoints.url) is not None:
+            return f"{url.rstrip('/')}/{self._spec.name}/trial-{trial:04d}"
+        return str(self.trial_directory(trial) / "checkpoints")
+
     def log_path(self, trial: int, attempt: int, rank: int) -> Path:
         """Where stdout and stderr of one rank go."""
         return self.trial_directory(trial) / f"attempt-{attempt}" / f"rank-{rank}.log"
@@ -61,6 +67,13 @@ class Orders:
             "env": {"CUDA_VISIBLE_DEVICES": ",".join(seat.gpus)},
             "cwd": str(Path.cwd()),
             "directory": str(self.trial_directory(launch.trial)),
+            "checkpoints": {
+                "at": self.checkpoints_of(launch.trial),
+                "keep": spec.checkpoints.keep,
+                "keep_best": spec.checkpoints.keep_best,
+            },
+            "reported_through": proposal.reported_through,
+            "reports_expected": proposal.reports_expected,
             "next_decision_step": launch.next_step,
             "n_objectives": len(spec.metrics),
             "directions": [metric.goal for metric in spec.metrics],

@@ -7,7 +7,7 @@ study runs.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -39,6 +39,8 @@ class Proposal:
     user_attrs: dict[str, Any]
     datetime_start: str  # ISO, naive local time; of the first attempt
     first_decision_step: int | None
+    reported_through: int = -1  # last step on record
+    reports_expected: bool = False  # trials of this study report at all
 
 
 class Proposals:
@@ -56,6 +58,8 @@ class Proposals:
         self._single = len(study.directions) == 1
         self._open: dict[int, Trial] = {}  # asked or found, not told
         self.exhausted = False
+        trials = study.get_trials(deepcopy=False)
+        self._reports = any(trial.intermediate_values for trial in trials)  # whether this study's trials report at all
         # Samplers with an end (grids) call this from after_trial; Optuna's own raises outside of optimize().
         study.stop = self._exhaust  # type: ignore[method-assign]
 
@@ -128,7 +132,17 @@ class Proposals:
 
     def report(self, number: int, step: int, value: float) -> None:
         """Keep an intermediate value. A later attempt of the trial writes over what an earlier one reported."""
+        self._reports = True
         self._storage.set_trial_intermediate_value(self._open[number]._trial_id, step, value)
+
+    def as_known(self, proposal: Proposal) -> Proposal:
+        """The proposal with what is on record of its reports by now: its next attempt has to know."""
+        reported = self._storage.get_trial(self._open[proposal.number]._trial_id).intermediate_values
+        return replace(proposal, reported_through=max(reported, default=-1), reports_expected=self._reports)
+
+    def finished(self) -> frozenset[int]:
+        """Numbers of the trials that are over."""
+        return frozenset(t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished())
 
     def judge(self, number: int, step: int) -> Verdict:
         """Ask the pruner about the trial as it stood at ``step``."""

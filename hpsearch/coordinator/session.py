@@ -20,7 +20,8 @@ from hpsearch import storage
 from hpsearch.budget import Budgets
 from hpsearch.cluster import Connection, open_address, open_local, plan_local
 from hpsearch.coordinator.announcer import Announcer, Listener
-from hpsearch.coordinator.inbound import Committed, Inbound, WritesFailed
+from hpsearch.coordinator.housekeeper import Housekeeper
+from hpsearch.coordinator.inbound import Committed, Inbound, Warned, WritesFailed
 from hpsearch.coordinator.link import Link
 from hpsearch.coordinator.loop import Coordinator
 from hpsearch.coordinator.orders import Orders
@@ -188,7 +189,12 @@ class Session:
             failures=budget.failures.count if budget.failures else None,
             failures_percent=budget.failures.percent if budget.failures else None,
         )
-        retry = RetryRules(max=spec.retry.max, on=frozenset(spec.retry.on))
+        retry = RetryRules(
+            max=spec.retry.max,
+            on=frozenset(spec.retry.on),
+            exclude_host_after=spec.retry.exclude_host_after,
+            policies=tuple((re.compile(policy.pattern), policy.action) for policy in spec.retry.policies),
+        )
         ahead = ask_ahead_depth(self.sampler) if spec.ask_ahead is None else spec.ask_ahead
         lifecycle = Lifecycle(SlotTable(request), budgets, retry, grace_s=spec.resources.grace_s, ask_ahead=ahead)
         for cause, values in proposals.over():
@@ -227,14 +233,16 @@ class Session:
             )
             self._exit.callback(link.close)
             link.open()
+            orders = Orders(self.spec)
             coordinator = Coordinator(
                 store=store,
                 proposals=proposals,
                 lifecycle=lifecycle,
                 link=link,
-                orders=Orders(self.spec),
+                orders=orders,
                 inbound=self.inbound,
                 announcer=announcer,
+                housekeeper=self._housekeeper(orders),
             )
             finish = coordinator.run()
             link.close()
@@ -245,6 +253,16 @@ class Session:
                 self._exit.callback(impatience.cancel)
         store.close()
         return finish
+
+    def _housekeeper(self, orders: Orders) -> Housekeeper | None:
+        quota_bytes = self.spec.checkpoints.quota_bytes
+        if quota_bytes is None:
+            return None
+        keeper = Housekeeper(
+            orders.checkpoints_of, quota_bytes, lambda message: self.inbound.put(Warned(message=message))
+        )
+        self._exit.callback(keeper.close)
+        return keeper
 
     # ------------------------------------------------------------------------------------- notices
 

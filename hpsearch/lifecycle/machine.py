@@ -40,7 +40,9 @@ from hpsearch.events import (
     Withdraw,
     WorkerJoined,
     WorkerLost,
+    WorkerPreempted,
 )
+from hpsearch.lifecycle.hosts import Hosts
 from hpsearch.lifecycle.record import MAX_LOST, RETRY_WORD, LiveTrial, RetryRules, decisive
 from hpsearch.placement import SlotTable
 
@@ -65,6 +67,7 @@ class Lifecycle:
         self._table = table
         self._budgets = budgets
         self._retry = retry
+        self._hosts = Hosts(retry.exclude_host_after)
         self._grace_s = grace_s
         self._ask_ahead = ask_ahead
         self.standing = Standing(budgets)
@@ -132,6 +135,8 @@ class Lifecycle:
                 return self._worker_joined(event)
             case WorkerLost():
                 return self._worker_lost(event, now)
+            case WorkerPreempted():
+                return self._worker_preempted(event, now)
             case TrialReady():
                 return self._trial_ready(event)
             case SearchExhausted():
@@ -165,14 +170,22 @@ class Lifecycle:
 
     def _worker_lost(self, event: WorkerLost, now: float) -> Iterable[AnyCommand]:
         ending = Ending(cause=Cause.LOST, reason=event.reason)
-        struck = [
-            (record, seat) for record in self._trials.values() for seat in record.alive if seat.worker == event.worker
-        ]
-        self._table.leave(event.worker)
+        for record, seat in self._leave(event.worker, now):
+            yield from self._rank_ended(record, seat.rank, ending)
+
+    def _worker_preempted(self, event: WorkerPreempted, now: float) -> Iterable[AnyCommand]:
+        for record, _ in self._leave(event.worker, now):
+            record.preempted = True
+            if not record.stopping:
+                yield from self._stop(record, Cause.PREEMPTED, event.reason, self._grace_s)
+
+    def _leave(self, worker: str, now: float) -> list[tuple[LiveTrial, Seat]]:
+        """Place nothing on a worker any more; what sits there."""
+        struck = [(record, seat) for record in self._trials.values() for seat in record.alive if seat.worker == worker]
+        self._table.leave(worker)
         if not self._table.holds_a_gang and self._workerless_since is None:
             self._workerless_since = now
-        for record, seat in struck:
-            yield from self._rank_ended(record, seat.rank, ending)
+        return struck
 
     def _trial_ready(self, event: TrialReady) -> Iterable[AnyCommand]:
         self._n_asked -= 1
@@ -235,30 +248,38 @@ class Lifecycle:
 
     def _rank_ended(self, record: LiveTrial, rank: int, ending: Ending) -> Iterable[AnyCommand]:
         if rank in record.exits:
-            return []
+            return
+        if ending.cause is Cause.LOST and record.preempted:
+            ending = replace(ending, cause=Cause.PREEMPTED)
         record.exits[rank] = ending
+        if ending.cause is Cause.LOST and not record.stopping:  # the others of its gang fall with it, wherever they are
+            yield from self._hosts.lost(record.number, record.host_of(rank))
         if record.alive:
-            if ending.cause in (Cause.RETURNED, Cause.PRUNED) or record.stopping:
-                return []
-            # One rank alone cannot go on, and its peers would wait for it in a collective for ever.
-            return self._stop(record, ending.cause, f"rank {rank}: {ending.reason}", self._grace_s)
+            if ending.cause not in (Cause.RETURNED, Cause.PRUNED) and not record.stopping:
+                # One rank alone cannot go on, and its peers would wait for it in a collective for ever.
+                yield from self._stop(record, ending.cause, f"rank {rank}: {ending.reason}", self._grace_s)
+            return
         self._table.release(record.holder)
-        decisive_ending = decisive(record.exits)
-        if decisive_ending.cause is Cause.PRUNED:
-            decisive_ending = replace(decisive_ending, reason=record.pruned or "by the objective itself")
-        return self._attempt_ended(record, decisive_ending)
+        ending = decisive(record.exits)
+        if ending.cause is Cause.PRUNED:
+            ending = replace(ending, reason=record.pruned or "by the objective itself")
+        action, pattern = self._retry.policy(record.exits.values())
+        if action == "exclude_host":  # the log says whose fault it is: not the job's
+            ending = replace(ending, cause=Cause.LOST, reason=f"{ending.reason} (the log says {pattern!r})")
+            yield from self._hosts.exclude(record.number, record.host_of(record.first_fault))
+        yield from self._attempt_ended(record, ending, final=action == "dont_retry")
 
-    def _attempt_ended(self, record: LiveTrial, ending: Ending) -> list[AnyCommand]:
-        retry = self._wants_retry(record, ending)
+    def _attempt_ended(self, record: LiveTrial, ending: Ending, *, final: bool) -> list[AnyCommand]:
+        retry = not final and self._wants_retry(record, ending)
         ended = EndAttempt(trial=record.number, attempt=record.attempt, ending=ending, retry=retry)
         if retry:
             record.n_lost += ending.cause is Cause.LOST
-            record.n_charged += ending.cause is not Cause.LOST
+            record.n_charged += ending.cause not in (Cause.LOST, Cause.PREEMPTED)
             record.begin_again()
             self._ready.appendleft(record.number)  # it waited its turn already
             return [ended]
         del self._trials[record.number]
-        if ending.cause is Cause.STOPPED or (ending.cause is Cause.LOST and self._ending):
+        if ending.cause is Cause.STOPPED or (self._ending and ending.cause in (Cause.LOST, Cause.PREEMPTED)):
             if self._ending_for_good:
                 over = Ending(cause=Cause.PRUNED, reason=ending.reason)
                 return [ended, self._tell(record, over)]
@@ -268,6 +289,8 @@ class Lifecycle:
     def _wants_retry(self, record: LiveTrial, ending: Ending) -> bool:
         if self._ending:
             return False
+        if ending.cause is Cause.PREEMPTED:
+            return True
         if ending.cause is Cause.LOST:
             return "lost" in self._retry.on and record.n_lost < MAX_LOST
         return RETRY_WORD.get(ending.cause) in self._retry.on and record.n_charged < self._retry.max
@@ -328,23 +351,26 @@ class Lifecycle:
         if self._ending:
             return []
         commands: list[AnyCommand] = []
-        while self._ready and self._table.n_free_gangs:
-            record = self._trials[self._ready[0]]
-            seats = self._table.acquire(record.holder)
-            if seats is None:
+        for number in tuple(self._ready):
+            if not self._table.n_free_gangs:
                 break
-            self._ready.popleft()
+            record, avoid = self._trials[number], self._hosts.avoided_by(number)
+            seats = self._table.acquire(record.holder, avoid=avoid)
+            if seats is None:
+                continue  # it waits for a host that it does not avoid; others may take what it leaves
+            self._ready.remove(number)
             record.seats = seats
-            commands.append(
-                Launch(trial=record.number, attempt=record.attempt, seats=seats, next_step=record.next_step)
-            )
+            commands += self._hosts.taken(number, frozenset(seat.host for seat in seats))
+            commands += [Launch(trial=number, attempt=record.attempt, seats=seats, next_step=record.next_step)]
         return commands + self._asks()
 
     def _asks(self) -> list[AnyCommand]:
         """One trial for each free gang, and ``ask_ahead`` more for those that are freed next."""
         if self._exhausted or not self._table.holds_a_gang:
             return []
-        n_needed = self._table.n_free_gangs - len(self._ready) - self._n_asked
+        shunned = self._hosts.shunned
+        n_waiting = sum(self._hosts.avoided_by(number) == shunned for number in self._ready)
+        n_needed = self._table.n_free_gangs_off(shunned) - n_waiting - self._n_asked
         n_wanted = n_needed + self._ask_ahead
         if self._budgets.trials is not None:
             n_begun = self.standing.n_over + len(self._trials) + self._n_asked

@@ -7,9 +7,11 @@ from hpsearch.spec.explain import explain
 from hpsearch.spec.load import load_study
 from hpsearch.spec.model import (
     Budget,
+    Checkpoints,
     ClusterSpec,
     Component,
     FailureLimit,
+    LogPolicy,
     Metric,
     Objective,
     Plateau,
@@ -22,9 +24,11 @@ from hpsearch.spec.schema import json_schema
 
 __all__ = [
     "Budget",
+    "Checkpoints",
     "ClusterSpec",
     "Component",
     "FailureLimit",
+    "LogPolicy",
     "Metric",
     "Objective",
     "Plateau",

@@ -92,6 +92,12 @@ def _limits(spec: StudySpec) -> Iterator[tuple[str, str]]:
     yield "resources.grace", _duration(resources.grace_s)
     yield "retry.max", _words(retry.max)
     yield "retry.on", ", ".join(sorted(retry.on)) or "none"
+    yield "retry.exclude_host_after", _words(retry.exclude_host_after or "never")
+    yield "retry.policies", "; ".join(f"{one.pattern!r}: {one.action}" for one in retry.policies) or "none"
+    checkpoints = spec.checkpoints
+    yield "checkpoints.url", _PASSWORD.sub(r"\1:***@", checkpoints.url or "none")
+    yield from ((f"checkpoints.{word}", _words(getattr(checkpoints, word))) for word in ("keep", "keep_best"))
+    yield "checkpoints.quota", "none" if checkpoints.quota_bytes is None else size_words(checkpoints.quota_bytes)
 
 
 def _component(key: str, component: Component) -> Iterator[tuple[str, str]]:

@@ -1,12 +1,28 @@
 """The study file's keys, as a table: what each reads, and what it means."""
 
+import re
 from typing import Any
 
 from hpsearch.spec.arguments import ComponentReader
 from hpsearch.spec.components import PRUNERS, SAMPLERS
 from hpsearch.spec.objective import ObjectiveReader
 from hpsearch.spec.parameters import ParametersReader
-from hpsearch.spec.readers import Either, Field, Name, Real, Section, Text, Whole, Word, Words, duration, number, size
+from hpsearch.spec.readers import (
+    Either,
+    Field,
+    Flag,
+    Name,
+    Real,
+    Section,
+    Sections,
+    Text,
+    Whole,
+    Word,
+    Words,
+    duration,
+    number,
+    size,
+)
 from hpsearch.spec.tree import Item, shown, suggestion
 
 MAX_TRIALS = 10_000_000
@@ -134,12 +150,57 @@ RESOURCES = Section(
     hints={"gpus": ": write gpus_per_rank", "timeout": ": write time"},
 )
 
+
+def wrong_pattern(pattern: str) -> str | None:
+    """What is wrong with a regular expression, or None."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        place = "" if error.pos is None else f" at character {error.pos + 1}"
+        return f"is no regular expression: {error.msg}{place} (got {shown(pattern)})"
+    return None
+
+
+def wrong_place(url: str) -> str | None:
+    """What is wrong with a URL of checkpoints, or None; whether fsspec knows it is seen where it is used."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or not rest.strip("/"):
+        return f"must be a URL such as s3://bucket/prefix or file:///shared/checkpoints (got {shown(url)})"
+    return None
+
+
+POLICY = Section(
+    {
+        "pattern": Field(Text("a regular expression", wrong_pattern), "Searched in each of an attempt's last lines."),
+        "action": Field(
+            Word(("dont_retry", "exclude_host")),
+            "dont_retry: the trial fails for good; exclude_host: as if lost, and it avoids that host from now on.",
+        ),
+    },
+    "{pattern: 'ECC error', action: exclude_host}",
+    required=("pattern", "action"),
+)
+
 RETRY = Section(
     {
         "max": Field(Whole(0, 1000), "How many more attempts a trial gets."),
         "on": Field(Words(RETRIED), "After which endings; lost is the infrastructure's fault."),
+        "exclude_host_after": Field(
+            Whole(0, 1000), "A trial avoids a host after as many losses there, the study after twice as many; 0: never."
+        ),
+        "policies": Field(Sections(POLICY), "What follows from what a failed attempt said; the first match counts."),
     },
     "{max: 2, on: [lost, oom]}",
+)
+
+CHECKPOINTS = Section(
+    {
+        "url": Field(Text("a URL such as s3://bucket/prefix", wrong_place), "Where, by fsspec; left out: on disk."),
+        "keep": Field(Whole(2, 1000), "How many of the newest stay, a trial."),
+        "keep_best": Field(Flag(), "Whether the one with the best reported value stays, too."),
+        "quota": Field(size(), "Bytes that all checkpoints of the study may take, such as 10GB."),
+    },
+    "{keep: 2, keep_best: true, quota: 10GB}",
 )
 
 CLUSTER = Section(
@@ -162,6 +223,7 @@ STUDY = Section(
         "budget": Field(BUDGET, "When the study ends."),
         "resources": Field(RESOURCES, "What one trial holds and may use."),
         "retry": Field(RETRY, "Which trials get another attempt."),
+        "checkpoints": Field(CHECKPOINTS, "Where checkpoints go and which of them stay."),
         "storage": Field(Text("a URL such as sqlite:///studies.db", wrong_storage), "The database."),
         "cluster": Field(CLUSTER, "Where trials run."),
         "seed": Field(Whole(0, MAX_SEED), "Makes the sampler repeatable."),

@@ -15,9 +15,11 @@ from hpsearch.spec.model import (
     DEFAULT_DIRECTORY,
     DEFAULT_STORAGE,
     Budget,
+    Checkpoints,
     ClusterSpec,
     Component,
     FailureLimit,
+    LogPolicy,
     Metric,
     Objective,
     Plateau,
@@ -123,7 +125,8 @@ def _spec(values: Mapping[str, Any], source: str, item: Item) -> StudySpec:
         pruner=pruner,
         budget=_budget(values.get("budget") or {}),
         resources=_resources(values.get("resources") or {}, item),
-        retry=Retry(**(values.get("retry") or {})),
+        retry=_retry(values.get("retry") or {}),
+        checkpoints=_checkpoints(values.get("checkpoints") or {}),
         storage=values.get("storage", DEFAULT_STORAGE),
         cluster=_cluster(values.get("cluster") or {}, item),
         seed=values.get("seed"),
@@ -166,6 +169,17 @@ def _budget(values: Mapping[str, Any]) -> Budget:
         plateau=Plateau(**plateau) if plateau and "trials" in plateau else None,
         failures=FailureLimit(**failures) if failures else None,
     )
+
+
+def _retry(values: Mapping[str, Any]) -> Retry:
+    policies = tuple(LogPolicy(**policy) for policy in values.get("policies", ()) if len(policy) == 2)
+    return Retry(**{**values, "policies": policies})
+
+
+def _checkpoints(values: Mapping[str, Any]) -> Checkpoints:
+    given = dict(values)
+    quota = given.pop("quota", None)
+    return Checkpoints(**given, quota_bytes=None if quota is None else round(quota))
 
 
 def _resources(values: Mapping[str, Any], item: Item) -> Resources:

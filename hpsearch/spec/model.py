@@ -100,11 +100,31 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogPolicy:
+    """What follows when an attempt failed and one of its last lines matches."""
+
+    pattern: str  # a regular expression of Python's, searched in each line
+    action: Literal["dont_retry", "exclude_host"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """Which endings earn a trial another attempt, and how many more it gets."""
 
     max: int = 2
     on: frozenset[RetryCause] = frozenset({"lost"})
+    exclude_host_after: int = 2  # losses of a trial on a host, after which it avoids it; 0: never
+    policies: tuple[LogPolicy, ...] = ()  # the first that matches counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoints:
+    """Where checkpoints go and which of them stay."""
+
+    url: str | None = None  # of fsspec; None: each trial's own directory
+    keep: int = 2  # of the newest, a trial
+    keep_best: bool = True
+    quota_bytes: int | None = None  # of the whole study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +149,7 @@ class StudySpec:
     budget: Budget = field(default_factory=Budget)
     resources: Resources = field(default_factory=Resources)
     retry: Retry = field(default_factory=Retry)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     storage: str = DEFAULT_STORAGE
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     seed: int | None = None

@@ -71,6 +71,21 @@ class Real:
 
 
 @dataclass(frozen=True, slots=True)
+class Flag:
+    """true or false."""
+
+    def read(self, item: Item) -> bool | None:
+        value = item.node.value
+        if isinstance(value, bool):
+            return value
+        item.expected("true or false")
+        return None
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """One of a few words."""
 
@@ -244,6 +259,22 @@ class Section:
         properties = {key: described(field.reader.schema(), field.doc) for key, field in self.fields.items()}
         required = {"required": list(self.required)} if self.required else {}
         return {"type": "object", "additionalProperties": False, "properties": properties, **required}
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """A list of mappings of one kind."""
+
+    one: Section
+
+    def read(self, item: Item) -> list[dict[str, Any]] | None:
+        if not isinstance(item.node.value, list):
+            item.expected(f"a list such as [{self.one.example}]")
+            return None
+        return [self.one.read(element) or {} for element in item.elements()]
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": self.one.schema()}
 
 
 def described(schema: dict[str, Any], doc: str) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def ending(facts: Facts, log_tail: str) -> Ending:
 
 
 def _worth_keeping(word: dict[str, Any], stop: Stop) -> bool:
-    return stop.cause is Cause.STOPPED and word["op"] in {"returned", "pruned"}
+    return stop.cause in (Cause.STOPPED, Cause.PREEMPTED) and word["op"] in {"returned", "pruned"}
 
 
 def _said(word: dict[str, Any]) -> tuple[Cause, str]:

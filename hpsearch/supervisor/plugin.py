@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from hpsearch.launcher import LauncherProcess, rank_environment
 from hpsearch.launcher import start as start_launcher
 from hpsearch.supervisor.devices import visible_gpus
+from hpsearch.supervisor.notice import Notice
 from hpsearch.supervisor.relay import COORDINATOR_GONE, DOWN, UP, plugin_name
 
 logger = logging.getLogger(__name__)
@@ -56,12 +58,18 @@ class SupervisorPlugin(WorkerPlugin):
         ways: dict[str, SupervisorPlugin] = worker.__dict__.setdefault("_hpsearch_ways", {})
         ways[self.client] = self
         worker.stream_handlers[DOWN] = lambda client, body: _dispatch(ways, client, body)
+        if "_hpsearch_notice" not in worker.__dict__:
+            notice = worker.__dict__["_hpsearch_notice"] = Notice(partial(_tell, ways), partial(_busy, ways))
+            notice.listen()
         self.launcher()
         self.send({"op": "joined", **describe(worker)})
 
     async def teardown(self, worker: Worker) -> None:
         """The study is over: its launcher ends, and every rank that is still there with it."""
-        worker.__dict__.get("_hpsearch_ways", {}).pop(self.client, None)
+        ways = worker.__dict__.get("_hpsearch_ways", {})
+        ways.pop(self.client, None)
+        if not ways and (notice := worker.__dict__.pop("_hpsearch_notice", None)) is not None:
+            notice.close()
         await asyncio.to_thread(self._close_own)
 
     def send(self, body: dict[str, Any]) -> None:
@@ -133,6 +141,15 @@ def find_plugin(worker: Worker, client: str) -> SupervisorPlugin:
 def _dispatch(ways: dict[str, SupervisorPlugin], client: str, body: str) -> None:
     if (plugin := ways.get(client)) is not None:
         plugin.take(json.loads(body))
+
+
+def _tell(ways: dict[str, SupervisorPlugin], reason: str) -> None:
+    for plugin in ways.values():
+        plugin.send({"op": "preempted", "reason": reason})
+
+
+def _busy(ways: dict[str, SupervisorPlugin]) -> bool:
+    return any(plugin.supervisors for plugin in ways.values())
 
 
 def _answers(path: str) -> bool:

@@ -17,6 +17,7 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "user_attr": {"key": str, "value": object},
     "constraint": {"key": str, "value": Number},
     "saved": {"step": int, "path": str},
+    "resumed": {"step": int, "path": str},
     "returned": {"values": list},
     "pruned": {},
     "stopped": {},

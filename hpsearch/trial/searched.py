@@ -5,6 +5,7 @@ import json
 import math
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from optuna.distributions import (
 )
 from optuna.trial import BaseTrial
 
-from hpsearch import checkpoint
+from hpsearch.checkpoint import KEPT, MAX_REPORTS, Checkpoints, Report, open_place
 from hpsearch.events import MAX_DEPTH, MAX_STEP, NAME_RULE, is_name, is_shallow
 from hpsearch.trial.line import Line, TrialStopped
 
@@ -66,6 +67,11 @@ class Trial(BaseTrial):
         self.world_size = assignment["world_size"]
         self.directory = Path(assignment["directory"])
         self.resumed_step = 0
+        self._checkpoints: Checkpoints | None = None  # opened when first needed
+        self._last_reports: deque[Report] = deque(maxlen=MAX_REPORTS)
+        self._checkpoint_rules: Mapping[str, Any] = assignment.get("checkpoints", {})
+        self._reported_through: int = assignment.get("reported_through", -1)
+        self._reports_expected: bool = assignment.get("reports_expected", False)
         self.study = StudyView(assignment["study"], tuple(assignment["directions"]))
         self._params: dict[str, Any] = dict(assignment["params"])
         self._distributions = {k: json_to_distribution(v) for k, v in assignment["distributions"].items()}
@@ -163,6 +169,7 @@ class Trial(BaseTrial):
                 warnings.warn(f"step {step} is already reported: this report is ignored", stacklevel=2)
                 return
             self._reported.add(step)
+            self._last_reports.append((step, value, metrics))
         # Said before a stop is heard: a checkpoint of this step may exist, and then no other attempt reports it.
         self._say({"op": "report", "step": step, "value": value, "metrics": metrics})
         self._hear()
@@ -234,27 +241,51 @@ class Trial(BaseTrial):
                 lists and dicts of these, by name. Generators of random numbers are not part of it unless given.
             step: the last step that is done.
 
-        Only rank 0 writes. The last two checkpoints are kept.
+        Every rank may call it, and rank 0 writes. Where the state is spread over the ranks (DTensor: FSDP2, tensor
+        parallel) every rank must call it: all write, and another number of ranks can go on from it. The last two
+        checkpoints are kept, and the one with the best reported value.
 
         Raises:
-            hpsearch.errors.CheckpointError: the state cannot be kept or written.
+            hpsearch.errors.CheckpointError: the state cannot be kept or written; the earlier checkpoints are intact.
         """
-        if not self.is_main:
-            return
         with self._lock:
-            path = checkpoint.save(self.directory / "checkpoints", state, step)
-        self._say({"op": "saved", "step": step, "path": str(path)})
+            path = self._kept().save(state, step)
+        if self.is_main:
+            self._say({"op": "saved", "step": step, "path": path})
 
     def load(self, state: MutableMapping[str, Any]) -> int:
         """Restore the last good checkpoint into ``state`` and return the next step to run; 0 if there is none.
 
         Objects with ``load_state_dict()`` are changed in place; for plain values the entry of ``state`` is replaced.
+        Where the state is spread over the ranks, every rank must call it.
 
         Raises:
             hpsearch.errors.CheckpointError: the checkpoint is sound but of other objects than these.
         """
-        self.resumed_step = checkpoint.load(self.directory / "checkpoints", state, repair=self.is_main)
+        with self._lock:
+            loaded = self._kept().load(state)
+        self.resumed_step = loaded.next_step
+        if self.is_main:
+            for step, value, metrics in loaded.unsaid:  # their way was cut when an earlier attempt died
+                self._say({"op": "report", "step": step, "value": value, "metrics": dict(metrics)})
+            self._say({"op": "resumed", "step": loaded.next_step, "path": loaded.path})
         return self.resumed_step
+
+    def _kept(self) -> Checkpoints:
+        if self._checkpoints is None:
+            rules = self._checkpoint_rules
+            single = len(self.study.directions) == 1
+            self._checkpoints = Checkpoints(
+                place=open_place(rules.get("at") or str(self.directory / "checkpoints")),
+                rank=self.rank,
+                world_size=self.world_size,
+                keep=rules.get("keep", KEPT),
+                goal=self.study.direction if single and rules.get("keep_best", True) else "",
+                reported_through=self._reported_through,
+                reports_expected=self._reports_expected,
+                reports=self._last_reports,
+            )
+        return self._checkpoints
 
     # --------------------------------------------------------------------------------------- properties
 

@@ -146,7 +146,7 @@ def test_stale_words_change_nothing() -> None:
 
 
 def test_a_lost_attempt_goes_on_as_the_next_attempt_and_is_not_charged() -> None:
-    study = Study(trials=1, retry=RetryRules(max=0, on=frozenset({"lost"})))
+    study = Study(trials=1, retry=RetryRules(max=0, on=frozenset({"lost"}), exclude_host_after=0))
     study.start()
     study.ready(0)
     for attempt in range(1, MAX_LOST + 1):

@@ -266,6 +266,7 @@ def test_attributes_and_constraints(make, supervisor):
 def test_only_the_main_rank_saves_and_all_load(make, supervisor, tmp_path):
     make(rank=1).save({"x": 1}, step=3)
     assert make().load({"x": 0}) == 0
+    assert supervisor.hear() == {"op": "resumed", "step": 0, "path": ""}
     make().save({"x": 1}, step=3)
     assert supervisor.hear()["op"] == "saved"
     other, state = make(rank=1), {"x": 0}

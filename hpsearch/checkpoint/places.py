@@ -1,0 +1,253 @@
+"""Where the checkpoints of one trial lie: a directory, or a URL that fsspec knows. The manifest is what commits one.
+
+In a directory the files are written beside, synced and renamed. Object stores have no rename: there the files are
+uploaded first and the manifest last, and what has no manifest does not exist.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from hpsearch.errors import CheckpointError
+
+TEMPORARY = ".tmp-"
+MANIFEST = "manifest.json"
+
+Manifest = dict[str, Any]
+
+
+class Place(Protocol):
+    """Where the checkpoints of one trial lie. Every method may raise OSError."""
+
+    def names(self) -> list[str]:
+        """Of the checkpoints, the newest first; what a killed save left is none."""
+
+    def begin(self, mark: str) -> Path:
+        """A directory of this machine for the files of a new checkpoint; ranks that give one mark may share it."""
+
+    def put(self, beside: Path, name: str, files: Iterable[str]) -> None:
+        """These files are complete."""
+
+    def commit(self, beside: Path, name: str, manifest: Manifest) -> None:
+        """All files of all ranks are complete: from now on the checkpoint exists."""
+
+    def discard(self, beside: Path) -> None:
+        """Forget what was written there and not committed. Twice is once."""
+
+    def verified(self, name: str) -> Manifest | None:
+        """The manifest, if every file is what it says."""
+
+    def fetched(self, name: str) -> contextlib.AbstractContextManager[Path]:
+        """The files on this machine, for as long as the context lasts."""
+
+    def remove(self, name: str) -> None:
+        """Twice is once."""
+
+    def sweep(self) -> None:
+        """Remove what killed saves left."""
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """Name and bytes of each checkpoint, the newest first."""
+
+    def label(self, name: str) -> str:
+        """For people and logs."""
+
+
+def is_url(place: str) -> bool:
+    """Whether fsspec is needed to get there."""
+    return "://" in place
+
+
+def open_place(place: str) -> Place:
+    """A directory by its path, anything else by its URL.
+
+    Raises:
+        CheckpointError: fsspec does not know such URLs, or lacks the package for them.
+    """
+    return Remote(place) if is_url(place) else Directory(Path(place))
+
+
+class Directory:
+    """A directory of this machine, or of a file system that all hosts of the gang share."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> list[str]:
+        return _newest_first(path.name for path in self._path.glob("[0-9]*-step-*"))
+
+    def begin(self, mark: str) -> Path:
+        beside = self._path / f"{TEMPORARY}{mark}"
+        beside.mkdir(parents=True, exist_ok=True)
+        return beside
+
+    def put(self, beside: Path, name: str, files: Iterable[str]) -> None:
+        for file in files:
+            _sync(beside / file)
+
+    def commit(self, beside: Path, name: str, manifest: Manifest) -> None:
+        for file in manifest["files"]:
+            if not (beside / file).exists():
+                raise CheckpointError(
+                    f"{beside} lacks {file}, which another rank has written: hosts that share no file system need "
+                    "checkpoints: {url: ...} in the study file"
+                )
+        (beside / MANIFEST).write_text(json.dumps(manifest))
+        _sync(beside / MANIFEST)
+        _sync(beside)
+        beside.rename(self._path / name)
+        _sync(self._path)
+
+    def discard(self, beside: Path) -> None:
+        shutil.rmtree(beside, ignore_errors=True)
+
+    def verified(self, name: str) -> Manifest | None:
+        return _verified(self._path / name)
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        yield self._path / name
+
+    def remove(self, name: str) -> None:
+        path = self._path / name
+        # Its manifest goes first: half a checkpoint must not look like a damaged one.
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+
+    def sweep(self) -> None:
+        for left in self._path.glob(f"{TEMPORARY}*"):
+            shutil.rmtree(left)
+        for name in self.names():
+            if not (self._path / name / MANIFEST).exists():
+                shutil.rmtree(self._path / name, ignore_errors=True)
+
+    def sizes(self) -> list[tuple[str, int]]:
+        def size(name: str) -> int:
+            with contextlib.suppress(OSError):  # it is being removed by its rank
+                return sum(file.stat().st_size for file in (self._path / name).iterdir())
+            return 0
+
+        return [(name, size(name)) for name in self.names()]
+
+    def label(self, name: str) -> str:
+        return str(self._path / name)
+
+
+class Remote:
+    """A URL of fsspec: ``s3://bucket/prefix``, ``gs://``, ``file:///``, ``memory://`` and so on."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError, TypeError) as error:
+            raise CheckpointError(f"checkpoints.url: {url.partition('://')[0]}:// cannot be used: {error}") from error
+        self._root = str(root).rstrip("/")
+        self._url = url.rstrip("/")
+
+    def _all(self) -> dict[str, dict[str, int]]:
+        """Checkpoint -> file -> bytes, with and without a manifest."""
+        self._fs.invalidate_cache()
+        found: dict[str, dict[str, int]] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for path, facts in self._fs.find(self._root, detail=True).items():
+                name, _, file = str(path)[len(self._root) :].lstrip("/").partition("/")
+                if file:
+                    found.setdefault(name, {})[file] = facts["size"]
+        return found
+
+    def names(self) -> list[str]:
+        return _newest_first(name for name, files in self._all().items() if MANIFEST in files)
+
+    def begin(self, mark: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix="hpsearch-checkpoint-"))
+
+    def put(self, beside: Path, name: str, files: Iterable[str]) -> None:
+        self._fs.makedirs(f"{self._root}/{name}", exist_ok=True)
+        for file in files:
+            self._fs.put_file(str(beside / file), f"{self._root}/{name}/{file}")
+
+    def commit(self, beside: Path, name: str, manifest: Manifest) -> None:
+        self._fs.pipe_file(f"{self._root}/{name}/{MANIFEST}", json.dumps(manifest).encode())
+        self.discard(beside)
+
+    def discard(self, beside: Path) -> None:
+        shutil.rmtree(beside, ignore_errors=True)
+
+    def verified(self, name: str) -> Manifest | None:
+        try:
+            with self.fetched(name) as path:
+                return _verified(path)
+        except OSError:
+            return None
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="hpsearch-checkpoint-") as directory:
+            for file in self._all().get(name, {}):
+                self._fs.get_file(f"{self._root}/{name}/{file}", f"{directory}/{file}")
+            yield Path(directory)
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(f"{self._root}/{name}/{MANIFEST}")
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(f"{self._root}/{name}", recursive=True)
+
+    def sweep(self) -> None:
+        for name, files in self._all().items():
+            if MANIFEST not in files:
+                self.remove(name)
+
+    def sizes(self) -> list[tuple[str, int]]:
+        found = self._all()
+        return [(name, sum(found[name].values())) for name in _newest_first(found)]
+
+    def label(self, name: str) -> str:
+        return f"{self._url}/{name}"
+
+
+def number_of(name: str) -> int:
+    """How many saves of the trial came before, and this one."""
+    return int(name.partition("-")[0])
+
+
+def step_of(name: str) -> int:
+    """The last step that is done."""
+    return int(name.rpartition("-")[2])
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _newest_first(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=number_of, reverse=True)
+
+
+def _verified(path: Path) -> Manifest | None:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = manifest["files"]
+        sound = bool(files) and manifest["step"] >= 0 and all(files[name] == digest(path / name) for name in files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(manifest) if sound else None
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
