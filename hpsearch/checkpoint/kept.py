@@ -76,8 +76,9 @@ class Checkpoints:
             where = self.place.label("").rstrip("/")
             raise CheckpointError(f"cannot save a checkpoint in {where}: {error.strerror or error}") from error
         finally:
-            for path in beside:
-                self.place.discard(path)
+            if self.rank == 0 or not self.place.shared:  # what rank 0 is about to rename is not another's to clear away
+                for path in beside:
+                    self.place.discard(path)
 
     def _save(self, tree: Tree, shards: Mapping[str, Any], step: int, beside: list[Path]) -> str:
         name, mark = self._name(step) if not shards else self._agreed_name(step)

@@ -26,6 +26,8 @@ Manifest = dict[str, Any]
 class Place(Protocol):
     """Where the checkpoints of one trial lie. Every method may raise OSError."""
 
+    shared: bool  # whether all ranks write into one directory of begin()
+
     def names(self) -> list[str]:
         """Of the checkpoints, the newest first; what a killed save left is none."""
 
@@ -76,6 +78,8 @@ def open_place(place: str) -> Place:
 
 class Directory:
     """A directory of this machine, or of a file system that all hosts of the gang share."""
+
+    shared = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -143,6 +147,8 @@ class Directory:
 class Remote:
     """A URL of fsspec: ``s3://bucket/prefix``, ``gs://``, ``file:///``, ``memory://`` and so on."""
 
+    shared = False
+
     def __init__(self, url: str) -> None:
         import fsspec
 
@@ -158,10 +164,10 @@ class Remote:
         self._fs.invalidate_cache()
         found: dict[str, dict[str, int]] = {}
         with contextlib.suppress(FileNotFoundError):
-            for path, facts in self._fs.find(self._root, detail=True).items():
+            for path, facts in self._fs.find(self._root, withdirs=True, detail=True).items():
                 name, _, file = str(path)[len(self._root) :].lstrip("/").partition("/")
-                if file:
-                    found.setdefault(name, {})[file] = facts["size"]
+                if name:
+                    found.setdefault(name, {}).update({file: facts["size"]} if file else {})
         return found
 
     def names(self) -> list[str]:

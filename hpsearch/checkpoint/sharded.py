@@ -5,6 +5,7 @@ that knows torch's own index classes and nothing else.
 """
 
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,17 @@ from hpsearch.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-INDEX_MODULES = ("torch.distributed.checkpoint.", "torch.distributed.tensor.")
-INDEX_NAMES = {
-    "collections": {"OrderedDict"},
-    "pathlib": {"PosixPath", "PurePosixPath"},
-    "pathlib._local": {"PosixPath", "PurePosixPath"},
-    "torch": {"Size", "contiguous_format", "preserve_format"},
+INDEX = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
     "torch.serialization": {"_get_layout"},
-    "_codecs": {"encode"},
-}
+    "torch": {"Size"},
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},
+}  # fmt: skip
 
 
 def agree(offer: Callable[[], Any]) -> Any:
@@ -91,7 +94,8 @@ def gather(saved: Tree, state: Mapping[str, Any], directory: Path, label: str) -
     tree = {name: _match(value, targets[name], wanted, label) for name, value in saved.items()}
     if wanted:
         try:
-            load(wanted, storage_reader=_reader(directory))
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # that one process loads alone
+                load(wanted, storage_reader=_reader(directory))
         except (CheckpointException, ValueError) as error:
             raise CheckpointError(f"checkpoint {label} does not fit: {' '.join(str(error).split())[:500]}") from error
     return {name: _filled(value, wanted) for name, value in tree.items()}
@@ -147,8 +151,9 @@ def _allocate(optimizer: "torch.optim.Optimizer") -> None:
 
 class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        known = module.startswith(INDEX_MODULES) or name in INDEX_NAMES.get(module, ())
-        if known or (module == "torch" and name.endswith(("float64", "float32", "float16", "bfloat16", "int64"))):
+        import torch
+
+        if name in INDEX.get(module, ()) or (module == "torch" and isinstance(getattr(torch, name), torch.dtype)):
             return super().find_class(module, name)
         raise CheckpointError(f"the index of a checkpoint names {module}.{name}, which does not belong there")
 
