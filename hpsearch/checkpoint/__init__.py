@@ -5,10 +5,10 @@ file. The number in front counts saves, so that a trial which begins again at st
 """
 
 from hpsearch.checkpoint.kept import KEPT, MAX_REPORTS, Checkpoints, Loaded, Report
-from hpsearch.checkpoint.places import Directory, Place, Remote, is_url, open_place
+from hpsearch.checkpoint.places import TEMPORARY, Directory, Place, Remote, is_url, open_place
 from hpsearch.checkpoint.quota import enforce, surplus
 
 __all__ = [
-    "KEPT", "MAX_REPORTS", "Checkpoints", "Directory", "Loaded", "Place", "Remote", "Report", "enforce", "is_url",
-    "open_place", "surplus",
+    "KEPT", "MAX_REPORTS", "TEMPORARY", "Checkpoints", "Directory", "Loaded", "Place", "Remote", "Report", "enforce",
+    "is_url", "open_place", "surplus",
 ]  # fmt: skip
