@@ -181,11 +181,10 @@ class Lifecycle:
 
     def _leave(self, worker: str, now: float) -> list[tuple[LiveTrial, Seat]]:
         """Place nothing on a worker any more; what sits there."""
-        struck = [(record, seat) for record in self._trials.values() for seat in record.alive if seat.worker == worker]
         self._table.leave(worker)
         if not self._table.holds_a_gang and self._workerless_since is None:
             self._workerless_since = now
-        return struck
+        return [(record, seat) for record in self._trials.values() for seat in record.alive if seat.worker == worker]
 
     def _trial_ready(self, event: TrialReady) -> Iterable[AnyCommand]:
         self._n_asked -= 1
@@ -263,7 +262,7 @@ class Lifecycle:
         ending = decisive(record.exits)
         if ending.cause is Cause.PRUNED:
             ending = replace(ending, reason=record.pruned or "by the objective itself")
-        action, pattern = self._retry.policy(record.exits.values())
+        action, pattern = self._retry.policy(record.exits.values()) if ending.cause in RETRY_WORD else ("", "")
         if action == "exclude_host":  # the log says whose fault it is: not the job's
             ending = replace(ending, cause=Cause.LOST, reason=f"{ending.reason} (the log says {pattern!r})")
             yield from self._hosts.exclude(record.number, record.host_of(record.first_fault))

@@ -29,9 +29,11 @@ from hpsearch.events import (
     Ticked,
     TrialReady,
     Verdict,
+    Warn,
     Withdraw,
     WorkerJoined,
     WorkerLost,
+    WorkerPreempted,
 )
 from hpsearch.lifecycle import Lifecycle, RetryRules
 from hpsearch.placement import RankRequest, SlotTable
@@ -109,7 +111,7 @@ class VirtualCluster:
                 self.requeued[command.trial] += 1
             case Finish():
                 self.finish = command
-            case Deliver() | Record():
+            case Deliver() | Record() | Warn():
                 pass
 
     def exit(self, key: tuple[int, int, int], cause: Cause) -> RankExited:
@@ -127,6 +129,10 @@ class VirtualCluster:
             self.join()
         elif choice < 0.16:
             self.lose()
+        elif choice < 0.18:
+            worker = self.random.choice(list(self.workers))
+            self.feed(WorkerPreempted(worker=worker, reason="told to go"))
+            del self.workers[worker]  # nothing more is placed there; what runs there ends by itself, or is stopped
         elif choice < 0.55 and self.pending:
             event = self.pending.pop(self.random.randrange(len(self.pending)))
             self.deliver(event)

@@ -1,5 +1,6 @@
 """The state machine by example: events in, commands out, no clock."""
 
+import re
 from typing import Any
 
 import pytest
@@ -30,9 +31,11 @@ from hpsearch.events import (
     TrialReady,
     TrialStopRequested,
     Verdict,
+    Warn,
     Withdraw,
     WorkerJoined,
     WorkerLost,
+    WorkerPreempted,
 )
 from hpsearch.lifecycle import MAX_LOST, WORKERLESS_S, Lifecycle, RetryRules
 from hpsearch.placement import RankRequest, SlotTable
@@ -385,3 +388,135 @@ def test_what_was_asked_ahead_is_withdrawn_when_the_search_ends():
     commands = study.exit(0, Cause.RETURNED)
     assert [command.trial for command in commands if isinstance(command, Withdraw)] == [1]
     assert commands[-1] == Finish(reason="target 1 reached: 1", exit_code=0)
+
+
+# -------------------------------------------------------------------------------- hosts, logs and notices
+
+
+def warnings(commands: list[AnyCommand]) -> list[str]:
+    return [command.message for command in commands if isinstance(command, Warn)]
+
+
+def hosts(study: Study, *names: str, cpus: int = 1) -> None:
+    for name in names:
+        study.do(WorkerJoined(worker=f"w-{name}", host=name, cpus=cpus))
+
+
+def test_a_trial_avoids_a_host_that_lost_it_twice() -> None:
+    study = Study(trials=1, retry=RetryRules(exclude_host_after=2))
+    hosts(study, "a")
+    assert only(study.ready(0), Launch).seats[0].host == "a"
+    hosts(study, "b")
+    first = study.exit(0, Cause.LOST)
+    assert warnings(first) == []
+    assert only(first, Launch).seats[0].host == "a"
+    second = study.exit(0, Cause.LOST, attempt=2)
+    assert warnings(second) == ["trial 0 avoids host a from now on"]
+    assert only(second, Launch).seats[0].host == "b"
+
+
+def test_where_there_is_no_other_host_it_goes_back_and_that_is_said_once() -> None:
+    study = Study(trials=1, retry=RetryRules(exclude_host_after=1))
+    hosts(study, "a")
+    study.ready(0)
+    commands = study.exit(0, Cause.LOST)
+    assert warnings(commands) == [
+        "trial 0 avoids host a from now on",
+        "trial 0 goes to a all the same: no other host could hold it",
+    ]
+    assert only(commands, Launch).seats[0].host == "a"
+    assert warnings(study.exit(0, Cause.LOST, attempt=2)) == []
+
+
+def test_a_trial_that_avoids_a_host_waits_for_another_and_lets_others_pass() -> None:
+    study = Study(trials=3, retry=RetryRules(exclude_host_after=1))
+    hosts(study, "a")
+    study.ready(0)
+    hosts(study, "b")
+    assert only(study.ready(1), Launch).seats[0].host == "b"
+    commands = study.exit(0, Cause.LOST)
+    assert Launch not in kinds(commands)
+    assert kinds(commands)[-1] is Ask  # for the slot that it leaves
+    assert only(study.ready(2), Launch).seats[0].host == "a"
+    launch = only(study.exit(1), Launch)
+    assert (launch.trial, launch.seats[0].host) == (0, "b")
+
+
+def test_the_study_avoids_a_host_that_loses_several_trials() -> None:
+    study = Study(trials=9, retry=RetryRules(exclude_host_after=1))
+    hosts(study, "a", cpus=2)
+    study.ready(0)
+    study.ready(1)
+    hosts(study, "b")
+    study.exit(0, Cause.LOST)
+    commands = study.exit(1, Cause.LOST)
+    assert warnings(commands) == ["host a is avoided from now on: 2 trials were lost there"]
+    assert Ask not in kinds(commands)
+    launch = only(study.do(WorkerJoined(worker="w2-b", host="b", cpus=1)), Launch)
+    assert launch.seats[0].host == "b"
+    assert all(isinstance(c, Ask) is False for c in study.do(Ticked()))  # nobody is asked for what stays empty
+
+
+def failed(study: Study, trial: int, said: str, attempt: int = 1) -> list[AnyCommand]:
+    ending = Ending(cause=Cause.ERROR, reason="it went wrong", log_tail=f"line\n{said}\n")
+    return study.do(RankExited(trial=trial, attempt=attempt, rank=0, ending=ending))
+
+
+POLICIES = ((re.compile("ValueError: bad"), "dont_retry"), (re.compile(r"^CUDA error: .*ECC"), "exclude_host"))
+
+
+def test_what_the_log_says_can_forbid_a_retry() -> None:
+    study = Study(trials=1, retry=RetryRules(max=5, on=frozenset({"error"}), policies=POLICIES))
+    study.start()
+    study.ready(0)
+    assert only(failed(study, 0, "something else"), EndAttempt).retry
+    ended = failed(study, 0, "ValueError: bad config", attempt=2)
+    assert not only(ended, EndAttempt).retry
+    assert only(ended, Tell).ending.cause is Cause.ERROR
+
+
+def test_what_the_log_says_can_be_the_hosts_fault() -> None:
+    study = Study(trials=1, retry=RetryRules(max=0, policies=POLICIES))
+    hosts(study, "a")
+    study.ready(0)
+    hosts(study, "b")
+    commands = failed(study, 0, "CUDA error: uncorrectable ECC error encountered")
+    ended = only(commands, EndAttempt)
+    assert ended.retry
+    assert ended.ending.cause is Cause.LOST
+    assert ended.ending.reason == "it went wrong (the log says '^CUDA error: .*ECC')"
+    assert only(commands, Launch).seats[0].host == "b"
+
+
+def test_a_worker_that_is_told_to_go_gets_nothing_more_and_its_trials_go_elsewhere() -> None:
+    study = Study(trials=2, retry=RetryRules(max=0, on=frozenset()))
+    hosts(study, "a")
+    study.ready(0)
+    commands = study.do(WorkerPreempted(worker="w-a", reason="its worker was told to go"))
+    stop = only(commands, StopAttempt)
+    assert (stop.cause, stop.grace_s) == (Cause.PREEMPTED, 10)
+    ended = study.exit(0, Cause.PREEMPTED)
+    assert only(ended, EndAttempt).retry
+    assert kinds(ended) == [EndAttempt]  # no slot is left: it waits
+    hosts_joined = study.do(WorkerJoined(worker="w-b", host="b", cpus=1))
+    launch = only(hosts_joined, Launch)
+    assert (launch.attempt, launch.seats[0].host) == (2, "b")
+
+
+def test_a_worker_that_was_told_to_go_and_went_too_early_is_no_loss() -> None:
+    study = Study(trials=1, retry=RetryRules(exclude_host_after=1))
+    hosts(study, "a")
+    study.ready(0)
+    study.do(WorkerPreempted(worker="w-a", reason="told to go"))
+    commands = study.do(WorkerLost(worker="w-a", reason="gone"))
+    assert only(commands, EndAttempt).ending.cause is Cause.PREEMPTED
+    assert warnings(commands) == []
+
+
+def test_a_preempted_trial_of_a_search_that_ends_stays_resumable() -> None:
+    study = Study(trials=1)
+    study.start()
+    study.ready(0)
+    study.do(WorkerPreempted(worker="w", reason="told to go"))
+    study.do(DrainRequested(reason="interrupted", exit_code=130))
+    assert Requeue(trial=0) in study.exit(0, Cause.PREEMPTED)
