@@ -154,6 +154,17 @@ class Views:
                 return None if best is None else _trials(connection, row, [best])[0]
             return _trials(connection, row, _pareto_front(directions, feasible))
 
+    def resumptions(self, name: str, number: int) -> dict[int, tuple[int, str]]:
+        """Attempt -> step it began with and checkpoint it loaded, "" for none; of those that asked. NoSuchStudy."""
+        with reaching(self._location), self._engine.connect() as connection:
+            row = _row(connection, name)
+            if not schema.is_prepared(connection):
+                return {}
+            c = schema.EVENTS.c
+            query = sa.select(c.attempt, c.fields).where(c.study_id == row, c.trial == number)
+            found = {n: json.loads(text) for n, text in connection.execute(query.where(c.kind == "trial.resumed"))}
+            return {attempt: (fields["step"], fields["checkpoint"]) for attempt, fields in found.items()}
+
     def events(self, name: str, after_id: int = 0, limit: int = 1000) -> list[EventView]:
         """The study's history past an event, oldest first, ``limit`` at most; NoSuchStudy."""
         with reaching(self._location), self._engine.connect() as connection:

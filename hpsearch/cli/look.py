@@ -91,6 +91,7 @@ def _say_changes(views: "Views", name: str) -> None:
 
 def trials(
     trial: Annotated[int | None, typer.Argument(metavar="[N]", help="One trial and its attempts.", min=0)] = None,
+    json: Annotated[bool, typer.Option("--json", help="A JSON object a trial, its attempts included.")] = False,
     storage: StorageOption = None,
     name: NameOption = None,
 ) -> None:
@@ -98,19 +99,28 @@ def trials(
 
     A line each: state, value, parameters, attempts, reason; with N, the chain of attempts of one trial.
     """
-    from hpsearch.cli.pages import trial_page, trials_table
+    from hpsearch.cli.pages import trial_json, trial_page, trials_table
     from hpsearch.cli.table import terminal_width
     from hpsearch.views import open_views
 
     with open_views(find_storage(storage)) as views:
         study = find_study(views, name)
         if trial is None:
-            lines = trials_table(views.trials(study.name), time.time(), terminal_width())
+            found = views.trials(study.name)
+            lines = (
+                trials_table(found, time.time(), terminal_width())
+                if not json
+                else [
+                    trial_json(one, views.resumptions(study.name, one.number) if len(one.attempts) > 1 else {})
+                    for one in found
+                ]
+            )
         else:
-            found = views.trial(study.name, trial)
-            if found is None:
+            one = views.trial(study.name, trial)
+            if one is None:
                 raise UsageError(f"{study.name} has no trial {trial}: its {study.n_trials} are numbered from 0")
-            lines = trial_page(study, found, time.time())
+            resumed = views.resumptions(study.name, trial)
+            lines = [trial_json(one, resumed)] if json else trial_page(study, one, time.time(), resumed)
     for line in lines:
         typer.echo(line)
 

@@ -1,9 +1,12 @@
 """What the look verbs print, as lines: pure, from what the views answered."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hpsearch.cli.table import table
+from hpsearch.console.plain import jsonable
 from hpsearch.console.words import count, duration, many, number, one_line, pairs, shortened
 
 if TYPE_CHECKING:
@@ -106,8 +109,21 @@ def trials_table(trials: Sequence["TrialView"], now: float, width: int | None) -
     return table(heads, rows, width=width, right=frozenset({0, 2, 3, 4, 5}), flexible=frozenset({6, 7}))
 
 
-def trial_page(study: "StudySummary", trial: "TrialView", now: float) -> list[str]:
-    """One trial: its result, parameters, and the chain of its attempts."""
+def trial_json(trial: "TrialView", resumed: Mapping[int, tuple[int, str]]) -> str:
+    """One trial as a line of strict JSON; ``resumed`` as in :func:`trial_page`."""
+    fields = {**asdict(trial), "reason": trial.reason}
+    for row in fields["attempts"]:
+        row["from_step"], row["checkpoint"] = resumed.get(row["attempt"], (0, ""))
+    return json.dumps(jsonable(fields), allow_nan=False)
+
+
+def trial_page(
+    study: "StudySummary", trial: "TrialView", now: float, resumed: Mapping[int, tuple[int, str]] | None = None
+) -> list[str]:
+    """One trial: its result, parameters, and the chain of its attempts.
+
+    ``resumed`` holds, by attempt, the step that it began with and the checkpoint that it loaded, "" for none.
+    """
     lines = [f"trial {trial.number} of {one_line(study.name)}: {STATE_WORDS.get(trial.state, trial.state)}"]
     if trial.values:
         names = metric_names(study)
@@ -117,7 +133,7 @@ def trial_page(study: "StudySummary", trial: "TrialView", now: float) -> list[st
         lines.append(f"{last}, {count(trial.steps, 'report')} in all")
     lines += _parameter_lines(trial.params)
     for row in trial.attempts:
-        lines += ["", *_attempt_lines(row, now)]
+        lines += ["", *_attempt_lines(row, now, (resumed or {}).get(row.attempt))]
     if trial.attempts and trial.attempts[-1].traceback:
         lines += ["", *(one_line(line) for line in trial.attempts[-1].traceback.rstrip().splitlines())]
     return lines
@@ -128,7 +144,7 @@ def _parameter_lines(params: Mapping[str, object]) -> list[str]:
     return [f"  {one_line(key):<{width}}  {number(value, digits=10)}" for key, value in params.items()]
 
 
-def _attempt_lines(row: "AttemptRow", now: float) -> list[str]:
+def _attempt_lines(row: "AttemptRow", now: float, resumed: tuple[int, str] | None) -> list[str]:
     took = duration((row.ended or now) - row.started)
     if row.state == "running":
         head = f"attempt {row.attempt}: running for {took}"
@@ -136,6 +152,9 @@ def _attempt_lines(row: "AttemptRow", now: float) -> list[str]:
         reason = f": {one_line(row.reason)}" if row.reason else ""
         head = f"attempt {row.attempt}: {row.cause} after {took}{reason}"
     lines = [head, f"  on {one_line(row.host)}, slot {row.slot} of {one_line(row.worker)}"]
+    if resumed is not None:
+        step, checkpoint = resumed
+        lines.append(f"  from step {step}, {one_line(checkpoint)}" if checkpoint else "  from the start: no checkpoint")
     if row.log_path:
         lines.append(f"  log {one_line(row.log_path)}")
     return lines

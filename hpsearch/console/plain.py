@@ -136,21 +136,22 @@ def _duration_or_none(value: object) -> str | None:
 
 def json_line(notice: Notice) -> str:
     """``{"event": "trial.pruned", "time": 1700000000.0, ...}``: strict JSON, NaN and infinities as null."""
-    fields = {str(key): _jsonable(value) for key, value in notice.fields.items()}
+    fields = {str(key): jsonable(value) for key, value in notice.fields.items()}
     return json.dumps({"event": notice.kind, "time": notice.time, **fields}, allow_nan=False)
 
 
-def _jsonable(value: object) -> object:
+def jsonable(value: object) -> object:
+    """As strict JSON can express it: NaN and infinities as None, what it does not know as text."""
     match value:
         case Enum():
-            return _jsonable(value.value)
+            return jsonable(value.value)
         case float():
             return value if math.isfinite(value) else None
         case None | bool() | int() | str():
             return value
         case Mapping():
-            return {str(key): _jsonable(item) for key, item in value.items()}
+            return {str(key): jsonable(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [_jsonable(item) for item in value]
+            return [jsonable(item) for item in value]
         case _:
             return str(value)

@@ -128,6 +128,25 @@ def test_trials_are_a_line_each(run: Callable[..., SimpleNamespace], ended: Stud
     assert "lr=" in lines[4]
 
 
+def test_an_attempt_says_where_it_began(run: Callable[..., SimpleNamespace], folder: Path) -> None:
+    store = open_store(folder, "small")
+    add_trial(store, folder, 0, "complete")
+    add_trial(store, folder, 1, "pruned")
+    add_trial(store, folder, 2, "fail")
+    fields = {"trial": 2, "attempt": 2, "step": 12, "checkpoint": "/runs/trial-0002/checkpoints/000012-step-11"}
+    store.put_event("trial.resumed", 2, 2, "", fields)
+    store.close()
+    assert "  from step 12, /runs/trial-0002/checkpoints/000012-step-11" in run("trials", "2").out.splitlines()
+    (line,) = run("trials", "2", "--json").out.splitlines()
+    shown = json.loads(line)
+    assert [(row["cause"], row["from_step"]) for row in shown["attempts"]] == [("lost", 0), ("signal", 12)]
+    assert shown["attempts"][1]["checkpoint"] == fields["checkpoint"]
+    assert shown["attempts"][1]["host"] == "here"
+    everything = [json.loads(line) for line in run("trials", "--json").out.splitlines()]
+    assert [trial["state"] for trial in everything] == ["complete", "pruned", "fail"]
+    assert everything[2] == shown
+
+
 def test_one_trial_shows_its_attempts(run: Callable[..., SimpleNamespace], ended: StudyStore, folder: Path) -> None:
     done = run("trials", "2")
     lines = done.out.splitlines()
