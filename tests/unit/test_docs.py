@@ -65,7 +65,7 @@ def test_the_reference_lists_every_sampler_and_pruner():
     "line",
     [
         line
-        for block in blocks("docs/study-file.md", "yaml")
+        for block in blocks("docs/study-file.md", "yaml") + blocks("docs/checkpoints.md", "yaml")
         if "parameters:" not in block
         for line in block.splitlines()
         if "my_package" not in line
@@ -77,7 +77,7 @@ def test_components_and_clusters_of_the_reference_are_valid(tmp_path, line):
     load_study(str(study), environ={})
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/your-objective.md", "docs/python-api.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/your-objective.md", "docs/checkpoints.md", "docs/python-api.md"])
 def test_python_in_the_documentation_is_python(page):
     for block in blocks(page, "python"):
         body = block if not block.startswith("    ") else "def train(trial):\n" + block
