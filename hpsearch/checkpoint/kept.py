@@ -154,9 +154,11 @@ class Checkpoints:
         with self.place.fetched(name) as directory:
             restore(state, directory, self.place.label(name))
         step = int(manifest["step"])
-        self.reports.extend(report for report in unsaid if report[0] <= step)
+        said = {report[0] for report in self.reports}  # by this attempt itself
+        earlier = [report for report in unsaid if report[0] <= step and report[0] not in said]
+        self.reports.extendleft(reversed(earlier))
         self._best = tuple(manifest["best"]) if manifest.get("best") else None
-        late = tuple(report for report in self.reports if report[0] > self.reported_through)
+        late = tuple(report for report in earlier if report[0] > self.reported_through)
         return Loaded(next_step=step + 1, path=self.place.label(name), unsaid=late)
 
     def _picked(self) -> tuple[str, Manifest | None, list[Report]]:

@@ -22,10 +22,16 @@ class Recording:
     """As much of a trial as the jobs use; ``prune_at`` is the step at which the verdict is to prune."""
 
     def __init__(self, params: dict[str, Any], *, start: int = 0, prune_at: int | None = None) -> None:
-        self.params, self.number = params, 0
+        self.params, self.number, self.rank, self.world_size = params, 0, 0, 1
         self.start, self.prune_at = start, prune_at
         self.reports: dict[int, float] = {}
         self.saved: list[int] = []
+
+    @property
+    def device(self) -> Any:
+        import torch
+
+        return torch.device("cpu")
 
     def load(self, state: dict[str, Any]) -> int:
         assert all(hasattr(part, "load_state_dict") for part in state.values())
@@ -42,6 +48,10 @@ class Recording:
         return self.prune_at in self.reports
 
 
+GPT = {
+    "length": 16, "width": 16, "depth": 1, "n_heads": 2, "dropout": 0.0, "lr": 1e-2, "weight_decay": 0.01,
+    "batch_size": 8, "rounds": 3, "steps_a_round": 10,
+}  # fmt: skip
 DIGITS = {"lr": 0.1, "width": 64, "batch_size": 64, "optimizer": "sgd", "momentum": 0.9, "epochs": 12}
 BOOSTING = {"learning_rate": 0.3, "max_depth": 2, "min_samples_leaf": 5, "subsample": 0.8}
 
@@ -52,6 +62,16 @@ def test_digits_learns_and_saves_before_it_reports():
     assert accuracy >= 0.96
     assert trial.reports[11] == accuracy
     assert trial.saved == list(trial.reports) == list(range(12))
+
+
+def test_tiny_gpt_learns_and_goes_on_where_an_attempt_died():
+    trial = Recording(GPT)
+    loss = load("tiny_gpt").train(trial)
+    assert trial.reports[2] == loss < trial.reports[0] < math.log(100)
+    assert trial.saved == list(trial.reports) == [0, 1, 2]
+    again = Recording(GPT, start=2)
+    load("tiny_gpt").train(again)
+    assert list(again.reports) == [2]
 
 
 def test_digits_goes_on_where_an_attempt_died():

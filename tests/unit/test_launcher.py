@@ -275,7 +275,7 @@ def test_a_rank_starts_clean_and_imports_nothing(launcher, tmp_path):
     assert found["leader"]
     assert found["handlers"] == [True, True]
     assert found["stdin"] == ""
-    assert run.ops() == ["ready", "suggest", "report", "saved", "user_attr"]
+    assert run.ops() == ["ready", "suggest", "report", "saved", "resumed", "user_attr"]
     assert run.said[0]["pid"] == run.keeper.pid
 
 
