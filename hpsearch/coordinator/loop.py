@@ -1,18 +1,20 @@
 """The coordinator: event in, lifecycle, commands out. The only writer of the study."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, assert_never
 
+from optuna.trial import FrozenTrial
+
+from hpsearch.coordinator.afterwards import AfterCommit, Patience
 from hpsearch.coordinator.announcer import Announcer
 from hpsearch.coordinator.attempts import Attempts
-from hpsearch.coordinator.inbound import Committed, Inbound, Incoming, WritesFailed
+from hpsearch.coordinator.inbound import Adopted, Committed, DatabaseAway, Inbound, Incoming, WritesFailed
 from hpsearch.coordinator.lines import Lines
 from hpsearch.coordinator.link import Arrived, Link, TaskDone
 from hpsearch.coordinator.orders import Orders
-from hpsearch.coordinator.proposals import Proposal, Proposals
+from hpsearch.coordinator.proposals import Proposal, Proposals, as_ended
 from hpsearch.coordinator.services import Services
 from hpsearch.errors import HpsearchError
 from hpsearch.events import (
@@ -50,7 +52,6 @@ from hpsearch.supervisor.plugin import RankKey
 from hpsearch.supervisor.task import ending_from_message
 
 TICK_S = 0.5
-KILL_S = 3.0  # from the second Ctrl-C to leaving what does not answer
 
 
 class Coordinator:
@@ -89,10 +90,9 @@ class Coordinator:
         self._attempts = Attempts(store, announcer, lifecycle.standing)
         self._ready: dict[int, Proposal] = {}  # asked or found, and not over
         self._lines = Lines(link, clock)  # to ranks that run
-        self._after_commit: deque[tuple[int, Callable[[], None]]] = deque()
+        self._after_commit = AfterCommit(store.ticket, lambda ticket: inbound.put(Committed(ticket=ticket)))
         self._n_ahead = 0  # trials to ask for when nothing else is to be done
-        self._durable = 0  # the highest ticket known to be committed
-        self._kill_by: float | None = None
+        self._patience = Patience()
         self._said_draining = False
         self._finish: Finish | None = None
         self._error: HpsearchError | None = None
@@ -106,6 +106,7 @@ class Coordinator:
             ComponentFailed: the sampler or the pruner raised.
         """
         leftovers = list(self._proposals.leftovers())
+        self._attempts.close_orphans([proposal.number for proposal in leftovers])
         self._lifecycle.expect(len(leftovers))
         for proposal in leftovers:
             self._when_ready(proposal)
@@ -133,20 +134,25 @@ class Coordinator:
             case TaskDone():
                 self._task_done(incoming)
             case Committed():
-                self._committed(incoming.ticket)
+                self._after_commit.committed(incoming.ticket)
             case WritesFailed():
                 self._error = incoming.error
                 self._finish = Finish(reason=str(incoming.error), exit_code=1)
+            case DatabaseAway():
+                self._announcer.say_database(incoming.reason)
+            case Adopted():
+                self._adopted(incoming.trial)
             case Request():
                 self._requested(incoming)
             case KillRequested():
-                self._kill_by = self._clock() + KILL_S
+                self._patience.kill(self._clock())
                 self._feed(incoming)
             case Ticked():
                 self._check_link()
                 self._lines.repeat()
                 self._feed(incoming)
-                self._check_kill()
+                if self._finish is None:
+                    self._finish = self._patience.over(self._clock())
             case _:
                 self._feed(incoming)
 
@@ -155,18 +161,25 @@ class Coordinator:
         if not self._link.connected:
             self._feed(DrainRequested(reason="the connection to the Dask scheduler is gone", exit_code=5))
 
-    def _check_kill(self) -> None:
-        """Somebody wants out now; a worker that does not answer is no reason to stay."""
-        if self._kill_by is not None and self._clock() > self._kill_by and self._finish is None:
-            self._finish = Finish(reason="killed", exit_code=130)
+    def _adopted(self, trial: FrozenTrial) -> None:
+        """Another program's trial: one that waits is asked for like any other, one that is over counts as such."""
+        self._announcer.say("trial.adopted", trial=trial.number, state=trial.state.name.lower())
+        if ended := as_ended(trial):
+            self._lifecycle.standing.count(*ended)
+        self._feed(Ticked())
 
     def _feed(self, event: AnyEvent) -> None:
         commands = self._lifecycle.handle(event, now=self._clock())
         if self._lifecycle.draining and not self._said_draining:
             self._said_draining = True
             self._announcer.say("study.draining", reason=self._lifecycle.draining)
+        with self._store.together():  # the end of an attempt and that of its trial are one
+            for command in commands:
+                if not isinstance(command, Ask):
+                    self._execute(command)
         for command in commands:
-            self._execute(command)
+            if isinstance(command, Ask):  # a sampler may take its time
+                self._execute(command)
 
     def _arrived(self, body: dict[str, Any]) -> None:
         match body["op"]:
@@ -178,7 +191,8 @@ class Coordinator:
                 self._lines.heard((body["trial"], body["attempt"], body["rank"]), body["through"])
             case _:
                 key = (body["trial"], body["attempt"], body["rank"])
-                if self._lines.take(key, body):  # else: of a gang that is gone, or seen before
+                # Nothing is lost by turning a deaf ear: what is not acknowledged is said again.
+                if not self._store.is_full and self._lines.take(key, body):  # else: of a gang that is gone, or known
                     self._heard(key, body)
 
     def _worker_joined(self, body: dict[str, Any]) -> None:
@@ -228,17 +242,6 @@ class Coordinator:
             case _:
                 self._announcer.say("study.warning", message=f"unknown request {request.kind!r} ignored")
 
-    def _committed(self, ticket: int) -> None:
-        self._durable = max(self._durable, ticket)
-        while self._after_commit and self._after_commit[0][0] <= ticket:
-            self._after_commit.popleft()[1]()
-
-    def _when_committed(self, action: Callable[[], None]) -> None:
-        ticket = self._store.ticket()
-        self._after_commit.append((ticket, action))
-        if ticket <= self._durable:  # nothing is being written: no commit would come to wake it
-            self._inbound.put(Committed(ticket=self._durable))
-
     # ------------------------------------------------------------------------------------ from a rank
 
     def _heard(self, key: RankKey, body: dict[str, Any]) -> None:
@@ -266,7 +269,7 @@ class Coordinator:
             case "saved":
                 pass
         if key in self._lines:  # the sender may forget what it said, once that is committed
-            self._when_committed(partial(self._lines.acknowledge, key, self._lines.received(key)))
+            self._after_commit.do(partial(self._lines.acknowledge, key, self._lines.received(key)))
 
     def _rank_exited(self, key: RankKey, ending: Ending) -> None:
         trial, attempt, rank = key
@@ -304,17 +307,15 @@ class Coordinator:
                 self._ready.pop(command.trial, None)
                 self._proposals.withdraw(command.trial)
             case Finish():
-                self._when_committed(partial(self._finished, command))
+                self._patience.finishing(command, self._clock())
+                self._after_commit.do(partial(setattr, self, "_finish", command))
             case _:
                 assert_never(command)
-
-    def _finished(self, command: Finish) -> None:
-        self._finish = command
 
     @property
     def killed(self) -> bool:
         """Whether somebody wants out at once."""
-        return self._kill_by is not None
+        return self._patience.killed
 
     def _ask_ahead(self) -> None:
         """Let the sampler think while workers train: one trial, for a slot that is not free yet."""
@@ -338,7 +339,7 @@ class Coordinator:
             n_charged=history.n_charged,
             next_step=proposal.first_decision_step,
         )
-        self._when_committed(lambda: self._feed(event))
+        self._after_commit.do(lambda: self._feed(event))
 
     def _launch(self, command: Launch) -> None:
         proposal = self._ready[command.trial]
@@ -395,4 +396,4 @@ class Coordinator:
         params = self._proposals.params(command.trial)
         self._proposals.tell(command.trial, command.ending)
         self._ready.pop(command.trial)
-        self._when_committed(self._attempts.told(command, params))
+        self._after_commit.do(self._attempts.told(command, params))

@@ -74,10 +74,9 @@ class Proposals:
 
     def over(self) -> Iterator[tuple[Cause, tuple[float, ...]]]:
         """Trials in a terminal state, as the budgets count them, in the order of their numbers."""
-        causes = {TrialState.COMPLETE: Cause.RETURNED, TrialState.PRUNED: Cause.PRUNED, TrialState.FAIL: Cause.ERROR}
-        for frozen in self._study.get_trials(deepcopy=False, states=tuple(causes)):
-            values = tuple(frozen.values or ()) if frozen.state is TrialState.COMPLETE else ()
-            yield causes[frozen.state], values
+        for frozen in self._study.get_trials(deepcopy=False, states=tuple(_ENDS)):
+            if ended := as_ended(frozen):
+                yield ended
 
     def requeue_leftovers(self) -> None:
         """Leave what an earlier coordinator left running waiting: this one runs nothing."""
@@ -187,6 +186,16 @@ class Proposals:
             self.requeue(number)
         else:
             del self._open[number]
+
+
+_ENDS = {TrialState.COMPLETE: Cause.RETURNED, TrialState.PRUNED: Cause.PRUNED, TrialState.FAIL: Cause.ERROR}
+
+
+def as_ended(trial: FrozenTrial) -> tuple[Cause, tuple[float, ...]] | None:
+    """How budgets count a trial that is over; None for one that is not."""
+    if (cause := _ENDS.get(trial.state)) is None:
+        return None
+    return cause, tuple(trial.values or ()) if cause is Cause.RETURNED else ()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from hpsearch import storage
 from hpsearch.budget import Budgets
 from hpsearch.cluster import Connection, open_address, open_local, plan_local
 from hpsearch.coordinator.announcer import Announcer, Listener
-from hpsearch.coordinator.inbound import Committed, Inbound, WritesFailed
+from hpsearch.coordinator.inbound import Adopted, Committed, DatabaseAway, Inbound, WritesFailed
 from hpsearch.coordinator.link import Link
 from hpsearch.coordinator.loop import Coordinator
 from hpsearch.coordinator.orders import Orders
@@ -54,6 +54,7 @@ class Session:
         pruner: stops early.
         listener: hears every notice, on the coordinator's thread.
         fresh: delete a study of that name first.
+        take_over: replace another coordinator of this study, if there is one.
         resume_command: what continues this study from a shell; may be empty.
         connection: a cluster that is open already; otherwise the spec's is opened.
         launcher: warming up on this machine already, for a local cluster; closed at the end.
@@ -64,6 +65,7 @@ class Session:
     pruner: BasePruner
     listener: Listener
     fresh: bool = False
+    take_over: bool = False
     resume_command: str = ""
     connection: Connection | None = None
     launcher: LauncherProcess | None = None
@@ -170,6 +172,9 @@ class Session:
             on_commit=lambda ticket: self.inbound.put(Committed(ticket=ticket)),
             on_error=lambda error: self.inbound.put(WritesFailed(error=error)),
             on_request=self.inbound.put,
+            on_waiting=lambda reason: self.inbound.put(DatabaseAway(reason=reason)),
+            on_adopted=lambda trial: self.inbound.put(Adopted(trial=trial)),
+            take_over=self.take_over,
         )
         self._exit.callback(store.abandon)  # after an orderly close it has nothing left to do
         return store

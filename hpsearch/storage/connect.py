@@ -15,7 +15,29 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from hpsearch.errors import StorageUnreachable
 
 BUSY_S = 5.0  # SQLite's own patience with a lock; the writer thread goes on waiting after that
-CONNECT_S = 10  # PostgreSQL
+
+# A server that is gone without a word must be noticed, by us and, for what we left open in it, by itself: a
+# transaction that outlived its connection would hold the locks that the next one waits for.
+_PATIENCE = {
+    "application_name": "hpsearch",
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=30s",
+}
+_TRANSIENT_SQLITE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,  # of the files beside the database, on a full disk
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +131,7 @@ def reading_engine(location: Location) -> sa.Engine:
 
 def _create(location: Location, **arguments: Any) -> sa.Engine:
     if location.path is None:
-        arguments["connect_args"] = {"connect_timeout": CONNECT_S, "application_name": "hpsearch"}
+        arguments["connect_args"] = dict(_PATIENCE)
     try:
         # One connection stays open, the writer thread's; opening a study needs a second one for a moment.
         return sa.create_engine(location.url, pool_size=1, max_overflow=2, **arguments)
@@ -139,7 +161,8 @@ def in_words(error: DBAPIError) -> str:
 def is_transient(error: DBAPIError) -> bool:
     """Whether the same transaction may succeed later: a lock, a full disk, a lost connection."""
     if isinstance(error.orig, sqlite3.Error):
-        return any(word in str(error.orig) for word in ("locked", "busy", "disk is full"))
+        code = getattr(error.orig, "sqlite_errorcode", None)  # extended: the kind is in its low byte
+        return code is not None and code & 0xFF in _TRANSIENT_SQLITE
     return error.connection_invalidated or isinstance(error, OperationalError)
 
 

@@ -1,14 +1,14 @@
 """Who coordinates a study: one row, kept fresh by a heartbeat, given back on close.
 
-The row's token grows with every coordinator, so one that was replaced while it slept finds out at its next heartbeat,
-which goes before anything it writes.
+The row's token grows with every coordinator. Each transaction of a coordinator begins by numbering itself in that row:
+one that was replaced while it slept finds out before it has written anything, and one whose commit was never answered
+finds out whether it was done.
 """
 
 import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from hpsearch.errors import StorageFailed, StudyHeld
 from hpsearch.storage import schema
 
-BEAT_S = 2.0
 FRESH_S = 15.0  # a heartbeat older than this is no sign of life
 _SAME_START_S = 2.0  # psutil derives a process's start from the boot time, which clock corrections move a little
 
@@ -69,15 +68,23 @@ class Held:
         c = schema.COORDINATORS.c
         return sa.and_(c.study_id == self._study, c.hold == self.hold)
 
-    def beat(self, connection: sa.Connection) -> Callable[[], None] | None:
-        """Say that the coordinator lives; StudyHeld if another took the study, StorageFailed if it was deleted."""
-        fresh = {"heartbeat": clock(connection)}
-        if connection.execute(sa.update(schema.COORDINATORS).where(self._mine).values(fresh)).rowcount != 1:
-            holder = read_holder(connection, self._study)
-            if holder is None:
-                raise StorageFailed(f"study {self._name!r} was deleted while it ran")
-            raise StudyHeld(self._name, holder.words)
-        return None
+    def fence(self, connection: sa.Connection, serial: int) -> bool:
+        """Begin the transaction of this number, and say that the coordinator lives; False if it was committed before.
+
+        Raises:
+            StudyHeld: another coordinator has taken the study.
+            StorageFailed: the study was deleted.
+        """
+        c = schema.COORDINATORS.c
+        mark = sa.update(schema.COORDINATORS).where(self._mine, c.serial < serial)
+        if connection.execute(mark.values(serial=serial, heartbeat=clock(connection))).rowcount == 1:
+            return True
+        if connection.scalar(sa.select(c.serial).where(self._mine)) is not None:
+            return False
+        holder = read_holder(connection, self._study)
+        if holder is None:
+            raise StorageFailed(f"study {self._name!r} was deleted while it ran")
+        raise StudyHeld(self._name, holder.words)
 
     def release(self, connection: sa.Connection) -> None:
         """Give the study back; releasing twice is one release."""
@@ -89,12 +96,12 @@ class Held:
         _live.discard(self.hold)
 
 
-def take(connection: sa.Connection, name: str, study: int, *, after: int = 0) -> Held:
+def take(connection: sa.Connection, name: str, study: int, *, after: int = 0, over: bool = False) -> Held:
     """Become the study's coordinator, within the caller's transaction; StudyHeld if somebody alive is.
 
-    The token is larger than the row's and than ``after``.
+    The token is larger than the row's and than ``after``. ``over``: also if somebody alive is, who is fenced by that.
     """
-    held = Held(name, study, max(refuse_held(connection, name, study), after) + 1)
+    held = Held(name, study, max(refuse_held(connection, name, study, over=over), after) + 1)
     row = {
         "study_id": study,
         "token": held.token,
@@ -103,30 +110,36 @@ def take(connection: sa.Connection, name: str, study: int, *, after: int = 0) ->
         "pid": os.getpid(),
         "process_started": _started(os.getpid()) or 0.0,
         "started": time.time(),
+        "serial": 0,
     }
     connection.execute(sa.delete(schema.COORDINATORS).where(schema.COORDINATORS.c.study_id == study))
     connection.execute(sa.insert(schema.COORDINATORS).values({**row, "heartbeat": clock(connection)}))
     return held
 
 
-def refuse_held(connection: sa.Connection, name: str, study: int) -> int:
-    """StudyHeld if somebody alive coordinates the study; otherwise the last token (0: never held)."""
-    holder = read_holder(connection, study)
-    if holder is not None and holder.is_alive():
+def refuse_held(connection: sa.Connection, name: str, study: int, *, over: bool = False) -> int:
+    """StudyHeld if somebody alive coordinates the study, unless ``over``; otherwise the last token (0: never held).
+
+    The row stays locked until the caller's transaction ends: whoever looked dead cannot come back meanwhile.
+    """
+    holder = read_holder(connection, study, lock=True)
+    if holder is not None and holder.is_alive() and not over:
         raise StudyHeld(name, holder.words)
     return holder.token if holder else 0
 
 
-def read_holder(connection: sa.Connection, study: int) -> Holder | None:
+def read_holder(connection: sa.Connection, study: int, *, lock: bool = False) -> Holder | None:
     """The coordinator row; None if the study never had one."""
-    return read_holders(connection, schema.COORDINATORS.c.study_id == study).get(study)
+    return read_holders(connection, schema.COORDINATORS.c.study_id == study, lock=lock).get(study)
 
 
-def read_holders(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> dict[int, Holder]:
+def read_holders(connection: sa.Connection, *which: sa.ColumnElement[bool], lock: bool = False) -> dict[int, Holder]:
     """The coordinator rows by the study's row."""
     c = schema.COORDINATORS.c
     age = (clock(connection) - c.heartbeat).label("age")
     query = sa.select(c.study_id, c.token, c.hold, c.host, c.pid, c.process_started, c.started, age).where(*which)
+    if lock:
+        query = query.with_for_update()
     return {row.study_id: Holder(*row[1:]) for row in connection.execute(query)}
 
 

@@ -125,6 +125,17 @@ class Group:
         if self._new.pop(trial, None) is None:
             self._withdrawn.append(trial)
 
+    @property
+    def makes_trials(self) -> bool:
+        """Whether there are new trials among them."""
+        return bool(self._new)
+
+    def find(self, connection: sa.Connection, ids: RowIds) -> dict[int, int]:
+        """The rows of the new trials, mirror id -> row id, when all of it was written and committed before."""
+        return self._find_trials(
+            connection, {(ids.studies[new.study], new.number): trial for trial, new in self._new.items()}
+        )
+
     def write(self, connection: sa.Connection, ids: RowIds, *, repeated: bool) -> dict[int, int]:
         """Write all of it within the caller's transaction.
 

@@ -73,6 +73,7 @@ COORDINATORS = Table(
     Column("process_started", Double, nullable=False),  # tells a reused pid from the holder's
     Column("started", Double, nullable=False),
     Column("heartbeat", Double, nullable=False),  # on the database's clock
+    Column("serial", Integer, nullable=False),  # of this coordinator's last transaction
 )
 
 ATTEMPTS = Table(

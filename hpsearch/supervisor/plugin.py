@@ -49,6 +49,7 @@ class SupervisorPlugin(WorkerPlugin):
         self._early_stops: OrderedDict[RankKey, dict[str, Any]] = OrderedDict()
         self._own: LauncherProcess | None = None
         self._doubtful = True  # whether the launcher should be looked at before it is used
+        self._over = False  # the study is: no other launcher is started any more
 
     def setup(self, worker: Worker) -> None:
         """Open the way down, warm the launcher, and introduce the worker to the coordinator."""
@@ -62,6 +63,7 @@ class SupervisorPlugin(WorkerPlugin):
     async def teardown(self, worker: Worker) -> None:
         """The study is over: its launcher ends, and every rank that is still there with it."""
         worker.__dict__.get("_hpsearch_ways", {}).pop(self.client, None)
+        self._over = True
         await asyncio.to_thread(self._close_own)
 
     def send(self, body: dict[str, Any]) -> None:
@@ -70,7 +72,7 @@ class SupervisorPlugin(WorkerPlugin):
 
     def launcher(self) -> str:
         """Socket path of a launcher that lives: the machine's shared one, else one of our own."""
-        if self._doubtful:
+        if self._doubtful and not self._over:
             if self.launcher_path and not _answers(self.launcher_path):
                 self.launcher_path = ""
             if not self.launcher_path and (self._own is None or not _answers(str(self._own.path))):

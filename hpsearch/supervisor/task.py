@@ -18,6 +18,7 @@ from hpsearch.supervisor.plugin import SupervisorPlugin, find_plugin
 
 RESEND_CHECK_S = 1.0
 HEARD_S = 0.2
+FULL_MESSAGES = 1000  # unacknowledged: from here on the rank has to wait before it can say more
 
 
 class RankSupervisor:
@@ -42,11 +43,13 @@ class RankSupervisor:
         trial, attempt, rank = self.key
         tagged = {**message, "trial": trial, "attempt": attempt, "rank": rank}
         self._plugin.send(self._outbox.put(tagged, now=time.monotonic()))
+        self._keeper.listen(len(self._outbox) < FULL_MESSAGES)
 
     def take(self, body: Message) -> None:
         """A message from the coordinator for this rank."""
         if body["op"] == "acknowledged":
             self._outbox.acknowledge(body["through"], now=time.monotonic())
+            self._keeper.listen(len(self._outbox) < FULL_MESSAGES)
             return
         if self._answering is None:
             self._answering = asyncio.get_running_loop().call_later(HEARD_S, self._say_heard)

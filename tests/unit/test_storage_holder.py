@@ -135,8 +135,7 @@ def test_a_killed_coordinator_is_replaced_at_once(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-def test_a_replaced_coordinator_writes_nothing_more(desk: Desk, monkeypatch: pytest.MonkeyPatch, deleted: bool) -> None:
-    monkeypatch.setattr("hpsearch.storage.study.BEAT_S", 0.0)  # with every transaction
+def test_a_replaced_coordinator_writes_nothing_more(desk: Desk, deleted: bool) -> None:
     store = desk.open()
     store.study.ask()
     desk.wait_durable(store)
@@ -155,6 +154,21 @@ def test_a_replaced_coordinator_writes_nothing_more(desk: Desk, monkeypatch: pyt
     else:
         assert isinstance(error, StudyHeld)
         assert error.holder.startswith(f"process {os.getpid()} on elsewhere since")
-    store.close()
+    with pytest.raises(type(error)):
+        store.close()
     with open_views(desk.url) as views:
         assert len(views.trials("digits")) == 1
+
+
+def test_a_coordinator_that_is_alive_can_be_taken_over(desk: Desk) -> None:
+    first = desk.open()
+    first.study.ask()
+    desk.wait_durable(first)
+    second = desk.open(take_over=True)
+    first.study.ask()
+    desk.wait(lambda: desk.errors)
+    assert isinstance(desk.errors[0], StudyHeld)
+    second.study.ask()
+    second.close()
+    with open_views(desk.url) as views:
+        assert [trial.number for trial in views.trials("digits")] == [0, 1]
