@@ -67,7 +67,7 @@ def test_what_this_process_abandoned_it_may_take_again(desk: Desk) -> None:
 
 @pytest.mark.parametrize("age_s", [0.0, FRESH_S - 5])
 def test_another_host_holds_it_while_its_heartbeat_is_fresh(desk: Desk, age_s: float) -> None:
-    left_by(desk, host="elsewhere", pid=1)
+    left_by(desk, host="elsewhere", machine="another/pid:[1]", pid=1)
     with sqlite3.connect(desk.url.removeprefix("sqlite:///")) as connection:
         connection.execute("update hpsearch_coordinator set heartbeat = heartbeat - ?", (age_s,))
     connection.close()
@@ -77,7 +77,7 @@ def test_another_host_holds_it_while_its_heartbeat_is_fresh(desk: Desk, age_s: f
 
 
 def test_a_stale_heartbeat_is_no_hold(desk: Desk) -> None:
-    left_by(desk, host="elsewhere", pid=1, heartbeat=1000.0)
+    left_by(desk, host="elsewhere", machine="another/pid:[1]", pid=1, heartbeat=1000.0)
     assert not is_running(desk)
     desk.open().close()
 
@@ -146,7 +146,7 @@ def test_a_replaced_coordinator_writes_nothing_more(desk: Desk, monkeypatch: pyt
             connection.execute("delete from hpsearch_coordinator")
             connection.close()
         else:
-            pretend(desk, token=7, hold="another", host="elsewhere")
+            pretend(desk, token=7, hold="another", host="elsewhere", machine="another/pid:[1]")
         store.study.ask()
     desk.wait(lambda: desk.errors)
     (error,) = desk.errors
