@@ -31,6 +31,7 @@ _seen: set[str] = set()  # every password of this process, whatever became of it
 _lock = threading.RLock()
 _n_hiding = 0
 _hidden: dict[str, str] = {}
+_before: dict[str, str | None] = {}  # variables that whoever hides changes, as they were
 _withdrawn = ""  # what PGPASSWORD was
 
 
@@ -112,21 +113,30 @@ def without_private(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def hiding() -> Iterator[None]:
-    """No process that is started inside, by any thread, inherits a private variable; nested and side by side."""
+def hiding(*changed: str) -> Iterator[None]:
+    """No process that is started inside, by any thread, inherits a private variable; nested and side by side.
+
+    ``changed`` are names of variables that are set inside, and are afterwards as they were.
+    """
     global _n_hiding
     with _lock:
         _n_hiding += 1
-        if _n_hiding == 1:
-            _hidden.update({name: os.environ.pop(name) for name in list(os.environ) if is_private(name)})
+        for name in changed:
+            _before.setdefault(name, os.environ.get(name))
+        _hidden.update({name: os.environ.pop(name) for name in list(os.environ) if is_private(name)})
     try:
         yield
     finally:
         with _lock:
             _n_hiding -= 1
             if not _n_hiding:
-                os.environ.update(_hidden)
+                for name, value in {**_before, **_hidden}.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
                 _hidden.clear()
+                _before.clear()
 
 
 def withdraw() -> None:

@@ -83,7 +83,7 @@ class _DiscreetNanny(Nanny):
     """Spawns workers, the later ones too, that do not inherit what only this process should know."""
 
     async def instantiate(self) -> Status:
-        with passwords.hiding():
+        with passwords.hiding(*self.pre_spawn_env):  # which Dask sets in this process, for the worker to inherit
             return await super().instantiate()
 
 

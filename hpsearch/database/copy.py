@@ -107,38 +107,49 @@ class _Copy:
 
     def _copy(self, table: sa.Table, changes: Row) -> None:
         own = _own_key(table)
-        for rows in self._batches(sa.select(table).where(table.c.study_id == self._study), table):
-            self._insert(table, [{**_without(row, own), **changes} for row in rows])
+        with self._batches(sa.select(table).where(table.c.study_id == self._study), table) as batches:
+            for rows in batches:
+                self._insert(table, [{**_without(row, own), **changes} for row in rows])
 
     def _copy_trials(self, study: int) -> dict[int, int]:
         trials: dict[int, int] = {}
         insert = sa.insert(schema.TRIALS).returning(schema.TRIALS.c.trial_id, sort_by_parameter_order=True)
-        for rows in self._batches(
+        with self._batches(
             sa.select(schema.TRIALS).where(schema.TRIALS.c.study_id == self._study), schema.TRIALS
-        ):
-            fresh = [{**_without(row, "trial_id"), "study_id": study} for row in rows]
-            made = self._new.scalars(insert, fresh)
-            trials.update(zip((row["trial_id"] for row in rows), made, strict=True))
-            self.n_rows += len(rows)
+        ) as batches:
+            for rows in batches:
+                fresh = [{**_without(row, "trial_id"), "study_id": study} for row in rows]
+                made = self._new.scalars(insert, fresh)
+                trials.update(zip((row["trial_id"] for row in rows), made, strict=True))
+                self.n_rows += len(rows)
         self.n_trials = len(trials)
         return trials
 
     def _copy_of_trials(self, table: sa.Table, trials: dict[int, int]) -> None:
         own = _own_key(table)
         of_study = sa.select(schema.TRIALS.c.trial_id).where(schema.TRIALS.c.study_id == self._study)
-        for rows in self._batches(sa.select(table).where(table.c.trial_id.in_(of_study)), table):
-            self._insert(table, [{**_without(row, own), "trial_id": trials[row["trial_id"]]} for row in rows])
+        with self._batches(sa.select(table).where(table.c.trial_id.in_(of_study)), table) as batches:
+            for rows in batches:
+                self._insert(table, [{**_without(row, own), "trial_id": trials[row["trial_id"]]} for row in rows])
 
     def _insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
         self._new.execute(sa.insert(table), rows)
         self.n_rows += len(rows)
 
-    def _batches(self, query: "sa.Select[Any]", table: sa.Table) -> Iterator[Sequence[Row]]:
+    @contextmanager
+    def _batches(self, query: "sa.Select[Any]", table: sa.Table) -> Iterator[Iterator[Sequence[Row]]]:
         """Rows in the order in which they were made: Optuna reads parameters and attributes in that order."""
         ordered = query.order_by(*table.primary_key.columns).execution_options(yield_per=BATCH)
-        with reaching(self._here):  # what goes wrong in the loop's body is the other database's
-            for rows in self._old.execute(ordered).mappings().partitions():
-                yield [dict(row) for row in rows]
+
+        def batches() -> Iterator[Sequence[Row]]:
+            with reaching(self._here):  # what goes wrong in the loop's body is the other database's
+                for rows in result.mappings().partitions():
+                    yield [dict(row) for row in rows]
+
+        with reaching(self._here):
+            result = self._old.execute(ordered)
+        with result:
+            yield batches()
 
 
 def _own_key(table: sa.Table) -> str | None:
@@ -213,9 +224,8 @@ def _refuse_one_database(here: Location, there: Location, old: sa.Connection, ne
 def _refuse_other_optuna(here: Location, old: sa.Connection, new: sa.Connection) -> None:
     version = sa.text("SELECT version_num FROM alembic_version")
     if old.scalar(version) != new.scalar(version):
-        raise StorageUnreachable(
-            f"{here.label}: its tables were made by another Optuna: hpsearch db upgrade --storage {shlex.quote(here.bare)}"
-        )
+        remedy = f"hpsearch db upgrade --storage {shlex.quote(here.bare)}"
+        raise StorageUnreachable(f"{here.label}: its tables were made by another Optuna: {remedy}")
 
 
 def _refuse_taken(there: Location, new: sa.Connection, names: Sequence[str]) -> None:

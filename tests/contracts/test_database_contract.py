@@ -108,6 +108,7 @@ def connected(url: str) -> Iterator[sa.Connection]:
 def old_database(url: str, revision: str) -> None:
     """What an hpsearch of that version left behind: Optuna's tables and its own."""
     with schema.optuna_storage(locate(url)), connected(url) as connection:
+        schema.SCHEMA.create(connection)  # which alembic would make with another name for its key
         migrate(connection, revision)
 
 
@@ -196,7 +197,7 @@ def test_newer_tables_are_refused(url: str) -> None:
     database.upgrade(url)
     with connected(url) as connection:
         connection.execute(sa.update(schema.SCHEMA).values(version_num="99"))
-    with pytest.raises(StorageUnreachable, match="version 99.* pip install -U hpsearch"):
+    with pytest.raises(StorageUnreachable, match=r"version 99.* pip install -U hpsearch"):
         database.upgrade(url)
 
 
@@ -328,14 +329,20 @@ def optunas(url: str, name: str) -> str:
     try:
         facts = [
             (
-                {key: value for key, value in vars(trial).items() if key not in ("_trial_id", "_distributions")},
-                list(trial.params.items()),
-                list(trial.distributions.items()),
-                list(trial.user_attrs.items()),
+                trial.number,
+                trial.state,
+                trial.values,
+                (trial.datetime_start, trial.datetime_complete),
+                list(trial.params.items()),  # their order is promised, too
+                sorted(trial.distributions.items()),
+                sorted(trial.intermediate_values.items()),
+                sorted(trial.user_attrs.items()),
+                sorted(trial.system_attrs.items()),
             )
             for trial in study.trials
         ]
-        return repr((study.directions, study.user_attrs, study.system_attrs, study.metric_names, facts))
+        system_attrs = study._storage.get_study_system_attrs(study._study_id)
+        return repr((study.directions, study.user_attrs, system_attrs, study.metric_names, facts))
     finally:
         study._storage._backend.remove_session()
         study._storage._backend.engine.dispose()
