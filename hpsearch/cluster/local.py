@@ -83,7 +83,8 @@ class _DiscreetNanny(Nanny):
     """Spawns workers, the later ones too, that do not inherit what only this process should know."""
 
     async def instantiate(self) -> Status:
-        with passwords.hiding(*self.pre_spawn_env):  # which Dask sets in this process, for the worker to inherit
+        # Dask sets these in this process for the worker to inherit, and would leave them.
+        with passwords.hiding("__DASK_PARENT_PID", *self.pre_spawn_env):
             return await super().instantiate()
 
 

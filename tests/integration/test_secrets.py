@@ -265,8 +265,9 @@ def test_a_password_is_nowhere(way: Callable[[Server, Path, str], Planted], serv
     if planted.typed:
         assert said[-1].count("warning: `ps` shows the password") == 1
     where = ["--storage", server.url(None)] if planted.typed or planted.storage else []
+    typed = [f"storage={url}" for url in planted.arguments[1:]]
     for verb in (["status"], ["trials"], ["logs", "0"], ["validate", "s.yaml", "--explain"]):
-        asked = command(planted, home, *verb, *(where if verb[0] != "validate" else planted.arguments))
+        asked = command(planted, home, *verb, *(where if verb[0] != "validate" else typed))
         asked["env"]["PGPASSWORD"] = CANARY
         answer = subprocess.run(**asked, timeout=WAIT_S)
         assert answer.returncode == 0, answer.stderr
