@@ -23,7 +23,7 @@ from hpsearch.events import DrainRequested, KillRequested
 from hpsearch.search import build_pruner, build_sampler
 from hpsearch.space import Space
 from hpsearch.spec import Budget, ClusterSpec, Component, Metric, Objective, Resources, Retry, StudySpec, wrong_name
-from hpsearch.storage import optuna_url
+from hpsearch.storage import load_study
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -227,7 +227,7 @@ def _storage_url(storage: str | None) -> Iterator[str]:
 
 def _loaded(name: str, url: str, *, keep: bool) -> optuna.Study:
     if keep:
-        return optuna.load_study(study_name=name, storage=optuna_url(url))
+        return load_study(url, name)
     memory = optuna.storages.InMemoryStorage()
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # that a copy was made is no news to the caller

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpsearch.cli.options import Invocation, holds_others, where_options, without_password
+from hpsearch import passwords
+from hpsearch.cli.options import Invocation, holds_others, unlock, where_options
 from hpsearch.errors import HpsearchError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def run(
     """
     from hpsearch.spec import load_study
 
+    passwords.withdraw()  # before the first child process, and before this one stays for hours
     options: dict[str, object] = {
         "storage": storage,
         "name": name,
@@ -76,6 +78,8 @@ def run(
     }
     given = {key: value for key, value in options.items() if value is not None}
     spec = load_study(study, overrides or (), options=given)
+    if spec.password_file is not None:
+        unlock(spec.storage, spec.password_file)
     if dry_run:
         from hpsearch.cli.dry_run import plan
 
@@ -121,7 +125,7 @@ def _search(
         study=spec.name,
         program=invocation.program,
         where=where_options(spec.storage, name),
-        storage=without_password(spec.storage),
+        storage=spec.storage,
     )
     resume = invocation.resume_command()
     console = open_console(mode, hints)

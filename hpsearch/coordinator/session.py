@@ -4,7 +4,6 @@ Nothing is written before the request is known to fit, and nothing stays behind 
 """
 
 import os
-import re
 import threading
 import time
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 import hpsearch
-from hpsearch import storage
+from hpsearch import passwords, storage
 from hpsearch.budget import Budgets
 from hpsearch.cluster import Connection, open_address, open_local, plan_local
 from hpsearch.coordinator.announcer import Announcer, Listener
@@ -85,6 +84,8 @@ class Session:
 
     def _run(self) -> Outcome:
         began = time.monotonic()
+        if self.spec.password_file is not None:
+            passwords.read_file(self.spec.storage, self.spec.password_file)
         request = self._reach()
         self._check_space()
         if self.connection is None:
@@ -160,7 +161,7 @@ class Session:
             directions=[metric.goal for metric in spec.metrics],
             metric_names=[metric.name for metric in spec.metrics],
             record=storage.StudyRecord(
-                spec_text=_without_passwords(spec.source_text),
+                spec_text=passwords.masked(spec.source_text),
                 space_json=spec.parameters.to_json(),
                 command=self.resume_command,
                 directory=str(Path(spec.directory).absolute() / spec.name),
@@ -302,11 +303,6 @@ class Session:
             "values": list(best.values),
             "params": self.spec.parameters.resolve(best.params),
         }
-
-
-def _without_passwords(text: str) -> str:
-    """A study file may name its storage with a password, and everybody who reads the study could read that."""
-    return re.sub(r"(://[^/\s:@]*):[^@\s]*@", r"\1:***@", text)
 
 
 def _check_directory(directory: Path) -> None:

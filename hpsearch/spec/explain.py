@@ -9,7 +9,6 @@ from hpsearch.spec.tree import Node, joined
 from hpsearch.spec.units import duration_words, size_words
 
 DEFAULT = "default"
-_PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^@]*@")
 
 
 def explain(spec: StudySpec) -> list[tuple[str, str, str]]:
@@ -68,7 +67,9 @@ def _rows(spec: StudySpec) -> Iterator[tuple[str, str]]:
     yield from _component("sampler", spec.sampler)
     yield from _component("pruner", spec.pruner)
     yield from _limits(spec)
-    yield "storage", _PASSWORD.sub(r"\1:***@", spec.storage)
+    yield "storage", spec.storage
+    if spec.password_file is not None:
+        yield "storage.password_file", spec.password_file
     yield from ((f"cluster.{word}", _words(getattr(spec.cluster, word))) for word in ("kind", "workers", "address"))
     yield "seed", _words(spec.seed)
     yield "directory", spec.directory

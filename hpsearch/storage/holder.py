@@ -9,7 +9,11 @@ import os
 import socket
 import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import psutil
 import sqlalchemy as sa
@@ -33,6 +37,7 @@ class Holder:
     pid: int | None
     process_started: float
     started: float  # unix seconds
+    machine: str | None  # as ``this_machine`` had it; None: by an hpsearch that kept only the name
     age_s: float  # of the last heartbeat, on the database's clock
 
     @property
@@ -41,11 +46,20 @@ class Holder:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
         return f"process {self.pid} on {self.host} since {since}"
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs on another host; another container of this host's kernel is not elsewhere."""
+        if self.machine is None:
+            return self.host != socket.gethostname()
+        return self.machine.partition("/")[0] != this_machine().partition("/")[0]
+
     def is_alive(self) -> bool:
         """Whether it still coordinates: its heartbeat is fresh, and it is no dead process of this host."""
         if self.pid is None or self.age_s >= FRESH_S:
             return False
-        if self.host != socket.gethostname():
+        # A name is no identity, containers may share one; but it is all that older rows have.
+        here = self.host == socket.gethostname() if self.machine is None else self.machine == this_machine()
+        if not here:
             return True
         if self.pid == os.getpid():
             return self.hold in _live
@@ -111,6 +125,7 @@ def take(connection: sa.Connection, name: str, study: int, *, after: int = 0, ov
         "process_started": _started(os.getpid()) or 0.0,
         "started": time.time(),
         "serial": 0,
+        "machine": this_machine(),
     }
     connection.execute(sa.delete(schema.COORDINATORS).where(schema.COORDINATORS.c.study_id == study))
     connection.execute(sa.insert(schema.COORDINATORS).values({**row, "heartbeat": clock(connection)}))
@@ -133,14 +148,32 @@ def read_holder(connection: sa.Connection, study: int, *, lock: bool = False) ->
     return read_holders(connection, schema.COORDINATORS.c.study_id == study, lock=lock).get(study)
 
 
-def read_holders(connection: sa.Connection, *which: sa.ColumnElement[bool], lock: bool = False) -> dict[int, Holder]:
-    """The coordinator rows by the study's row."""
+def read_holders(
+    connection: sa.Connection,
+    *which: sa.ColumnElement[bool],
+    lock: bool = False,
+    known: Collection[str] | None = None,
+) -> dict[int, Holder]:
+    """The coordinator rows by the study's row; ``known`` are the columns that older tables have."""
     c = schema.COORDINATORS.c
+    names = [field.name for field in fields(Holder) if field.name != "age_s"]
+    columns = [c[name] if known is None or name in known else sa.null().label(name) for name in names]
     age = (clock(connection) - c.heartbeat).label("age")
-    query = sa.select(c.study_id, c.token, c.hold, c.host, c.pid, c.process_started, c.started, age).where(*which)
+    query = sa.select(c.study_id, *columns, age).where(*which)
     if lock:
         query = query.with_for_update()
-    return {row.study_id: Holder(*row[1:]) for row in connection.execute(query)}
+    rows: list[tuple[Any, ...]] = [tuple(row) for row in connection.execute(query)]
+    return {study: Holder(*values) for study, *values in rows}
+
+
+@cache
+def this_machine() -> str:
+    """Where a pid means what it means here: the boot of a kernel, and the pid namespace (a container has its own)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def clock(connection: sa.Connection) -> sa.ColumnElement[float]:

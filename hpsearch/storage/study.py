@@ -17,12 +17,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch.errors import HpsearchError, UsageError
+from hpsearch.errors import HpsearchError, StorageUnreachable, UsageError
 from hpsearch.events import MAX_STEP
 from hpsearch.storage import requests, schema
 from hpsearch.storage.attempts import AttemptRow, StudyRecord, attempt_row, clean, load_attempts, load_record
-from hpsearch.storage.connect import locate, reaching, reading_engine, writing_engine
-from hpsearch.storage.holder import Held, refuse_held, take
+from hpsearch.storage.connect import Location, locate, reaching, reading_engine, writing_engine
+from hpsearch.storage.holder import Held, read_holders, refuse_held, take
 from hpsearch.storage.mirror import Mirror
 from hpsearch.storage.newcomers import Newcomers
 from hpsearch.storage.reading import METRIC_NAMES, load_study
@@ -183,6 +183,8 @@ def open_study(
             schema.prepare(location, engine)
             with engine.begin() as connection:
                 held, row = _hold(connection, name, wanted, fresh=fresh, take_over=take_over)
+                if location.path is not None:
+                    _refuse_other_hosts(location, connection)
                 _put_record(connection, row, name, record)
                 loaded, attempts = load_study(connection, row), load_attempts(connection, row)
     except BaseException:
@@ -219,6 +221,15 @@ def peek(url: str, name: str) -> StudyRecord | None:
             return None if row is None else load_record(connection, row)
     finally:
         engine.dispose()
+
+
+def _refuse_other_hosts(location: Location, connection: sa.Connection) -> None:
+    for holder in read_holders(connection).values():
+        if holder.is_elsewhere and holder.is_alive():
+            raise StorageUnreachable(
+                f"{location.label}: {holder.words} writes to it, and SQLite serves one host: use PostgreSQL "
+                "(`hpsearch db copy` takes the studies there)"
+            )
 
 
 def _hold(
