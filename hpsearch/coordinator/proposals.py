@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import (
@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpsearch.errors import ComponentFailed, HpsearchError
 from hpsearch.events import Cause, Ending, Verdict
-from hpsearch.search import next_decision_step
+from hpsearch.search import judge, next_decision_step
 from hpsearch.space import Space
 from hpsearch.storage import Mirror
 
@@ -45,13 +45,13 @@ class Proposals:
     """Trials of one study.
 
     Args:
-        study: over the mirror.
+        study: over the mirror; to ask only, over any storage.
         space: declared parameters; empty when the objective suggests its own.
     """
 
     def __init__(self, study: optuna.Study, space: Space) -> None:
         self._study = study
-        self._storage = study._storage
+        self._storage = cast("Mirror", study._storage)
         self._space = space
         self._single = len(study.directions) == 1
         self._open: dict[int, Trial] = {}  # asked or found, not told
@@ -92,17 +92,14 @@ class Proposals:
     @property
     def n_unfinished(self) -> int:
         """Trials that run or wait."""
-        return len(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)))
+        return self._storage.get_n_trials(self._study._study_id, (TrialState.RUNNING, TrialState.WAITING))
 
     @property
     def best(self) -> FrozenTrial | None:
         """The best trial; ``None`` when none succeeded, or with several objectives."""
         if not self._single:
             return None
-        try:
-            return self._study.best_trial
-        except ValueError:
-            return None
+        return self._storage.get_best_feasible_trial(self._study._study_id)
 
     def _with_params(self, trial: Trial) -> Proposal:
         self._open[trial.number] = trial
@@ -135,8 +132,9 @@ class Proposals:
         frozen = self._storage.get_trial(self._open[number]._trial_id)
         if any(known > step for known in frozen.intermediate_values):
             frozen = _until(frozen, step)
-        with _of("pruner", self._study.pruner):
-            return Verdict.PRUNE if self._study.pruner.prune(self._study, frozen) else Verdict.CONTINUE
+        with _of("pruner", self._study.pruner), self._storage.indexed(self._study._study_id) as index:
+            prune = judge(self._study.pruner, self._study, frozen, index)
+        return Verdict.PRUNE if prune else Verdict.CONTINUE
 
     @property
     def pruner_name(self) -> str:

@@ -4,12 +4,13 @@ Nothing here touches SQL. What the database would refuse for good (a name too lo
 refused at once, on the calling thread, before memory is changed.
 """
 
+import copy
 import json
 import logging
 import math
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ from sqlalchemy.exc import IntegrityError
 from hpsearch.errors import StorageFailed
 from hpsearch.events import MAX_STEP, NAME_RULE, is_name
 from hpsearch.storage import schema
+from hpsearch.storage.index import StudyIndex
 from hpsearch.storage.reading import LoadedStudy
 from hpsearch.storage.rows import (
     NewTrial,
@@ -86,6 +88,7 @@ class Mirror(InMemoryStorage):
         super().__init__()
         self._sink: Sink = sink
         self._distributions: dict[int, dict[str, BaseDistribution]] = {}  # study -> parameter -> its first
+        self._indexes: dict[int, StudyIndex] = {}
 
     def __getstate__(self) -> dict[Any, Any]:
         return {**super().__getstate__(), "_sink": _Detached()}
@@ -105,7 +108,8 @@ class Mirror(InMemoryStorage):
             first = self._distributions[study_id] = {}
             rows: dict[int, int] = {}
             for trial in loaded.trials:
-                rows[super().create_new_trial(study_id, trial)] = trial._trial_id
+                row = trial._trial_id
+                rows[self._append(study_id, trial)] = row
                 for name, distribution in trial.distributions.items():
                     first.setdefault(name, distribution)
             self._sink.bind(study=(study_id, loaded.row), trials=rows)
@@ -129,14 +133,22 @@ class Mirror(InMemoryStorage):
             self._sink.bind(study=(study_id, row))
             return study_id
 
+    @contextmanager
+    def indexed(self, study_id: int) -> Iterator[StudyIndex]:
+        """What is kept in order of a study's trials; it stays as it is, but for changes made inside the block."""
+        with self._lock:
+            yield self._indexes[study_id]
+
     def _create_quietly(self, directions: Sequence[StudyDirection], name: str) -> int:
         # Optuna would tell the user that the study was created in memory, which is the one thing it is not.
         level = _memory_logger.level
         _memory_logger.setLevel(logging.WARNING)
         try:
-            return super().create_new_study(directions, name)
+            study_id = super().create_new_study(directions, name)
         finally:
             _memory_logger.setLevel(level)
+        self._indexes[study_id] = StudyIndex(directions, self._studies[study_id].trials)
+        return study_id
 
     def delete_study(self, study_id: int) -> None:
         """Rare, so done in the database before it returns."""
@@ -144,7 +156,7 @@ class Mirror(InMemoryStorage):
             name = self.get_study_name_from_id(study_id)
             self._sink.run(lambda connection: delete_study(connection, name))
             super().delete_study(study_id)
-            del self._distributions[study_id]
+            del self._distributions[study_id], self._indexes[study_id]
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         text, value = _as_json(key, value)
@@ -163,8 +175,9 @@ class Mirror(InMemoryStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         rows = [] if template_trial is None else _rows_of(template_trial)
         with self._lock:
-            trial_id = super().create_new_trial(study_id, template_trial)
-            trial = self.get_trial(trial_id)
+            self._check_study_id(study_id)
+            trial = self._create_running_trial() if template_trial is None else copy.deepcopy(template_trial)
+            trial_id = self._append(study_id, trial)
             new = NewTrial(trial_id, study_id, trial.number, trial.state, trial.datetime_start, trial.datetime_complete)
             self._sink.put([new, *(Upsert(table, trial_id, row) for table, row in rows)])
             return trial_id
@@ -186,11 +199,58 @@ class Mirror(InMemoryStorage):
 
         Writes nothing. Returns the trial as it stands here; its row is the caller's to bind. KeyError: no such study.
         """
+        adopted = copy.deepcopy(trial)
         with self._lock:
-            adopted = self.get_trial(super().create_new_trial(study_id, trial))
-            for name, distribution in trial.distributions.items():
+            self._check_study_id(study_id)
+            self._append(study_id, adopted)
+            for name, distribution in adopted.distributions.items():
                 self._distributions[study_id].setdefault(name, distribution)
             return adopted
+
+    def _append(self, study_id: int, trial: FrozenTrial) -> int:
+        """Take the trial itself, under the next number and id."""
+        trials = self._studies[study_id].trials
+        self._max_trial_id += 1
+        trial.number, trial._trial_id = len(trials), self._max_trial_id
+        self._trial_id_to_study_id_and_number[trial._trial_id] = (study_id, trial.number)
+        trials.append(trial)
+        self._indexes[study_id].add(trial)
+        self._update_cache(trial._trial_id, study_id)
+        return trial._trial_id
+
+    def _set_trial(self, trial_id: int, trial: FrozenTrial) -> None:
+        """Every change of a trial comes through here: Optuna's memory never changes a trial, it replaces it."""
+        study_id, number = self._trial_id_to_study_id_and_number[trial_id]
+        trials = self._studies[study_id].trials
+        was, trials[number] = trials[number], trial
+        self._indexes[study_id].change(was, trial)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        with self._lock:
+            self._check_study_id(study_id)
+            trials = self._studies[study_id].trials
+            if states is None:
+                found = trials.copy()
+            else:
+                found = [trials[number] for number in self._indexes[study_id].numbers(states)]
+        return copy.deepcopy(found) if deepcopy else found
+
+    def get_n_trials(self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None) -> int:
+        states = tuple(TrialState) if state is None else (state,) if isinstance(state, TrialState) else state
+        with self._lock:
+            self._check_study_id(study_id)
+            return self._indexes[study_id].count(states)
+
+    def get_best_feasible_trial(self, study_id: int) -> FrozenTrial | None:
+        """The one that ``Study.best_trial`` copies; None where that raises because there is none."""
+        with self._lock:
+            if self._studies[study_id].best_trial_id is None:
+                return None
+            best = self.get_best_trial(study_id)
+            is_feasible = all(value <= 0.0 for value in best.constraints.values())
+            return best if is_feasible else self._indexes[study_id].best_feasible
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
@@ -217,9 +277,6 @@ class Mirror(InMemoryStorage):
             if not super().set_trial_state_values(trial_id, state, values):
                 return False
             trial = self.get_trial(trial_id)
-            if state == TrialState.WAITING:  # Optuna looks for waiting trials only from the last one found on
-                study_id = self._trial_id_to_study_id_and_number[trial_id][0]
-                self._prev_waiting_trial_number[study_id] = 0
             operations: list[Operation] = [
                 Upsert(schema.VALUES, trial_id, value_row(objective, value))
                 for objective, value in enumerate(values or ())
