@@ -1,6 +1,7 @@
 """A study read whole: one statement a table, however many trials it has."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -31,6 +31,8 @@ class LoadedStudy:
     system_attrs: dict[str, Any]
     trials: list[FrozenTrial]
 
+
+_NOT_FINITE = {"INF_NEG": -math.inf, "INF_POS": math.inf, "NAN": math.nan}
 
 # A study has a handful of distributions and ten thousand copies of each.
 parse_distribution = lru_cache(maxsize=4096)(json_to_distribution)
@@ -56,12 +58,11 @@ def load_trials(connection: sa.Connection, study: int) -> list[FrozenTrial]:
     """All trials of the study's row, equal to what stock Optuna reads."""
     values: dict[int, list[float]] = defaultdict(list)
     for trial, value, kind in _select(connection, study, schema.VALUES, "value", "value_type", order="objective"):
-        values[trial].append(models.TrialValueModel.stored_repr_to_value(value, kind))
+        values[trial].append(value if kind == "FINITE" else _NOT_FINITE[kind])
     steps: dict[int, dict[int, float]] = defaultdict(dict)
-    read = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
     columns = ("step", "intermediate_value", "intermediate_value_type")
     for trial, step, value, kind in _select(connection, study, schema.INTERMEDIATE, *columns, order=columns[0]):
-        steps[trial][step] = read(value, kind)
+        steps[trial][step] = value if kind == "FINITE" else _NOT_FINITE[kind]
     params, distributions = _params(connection, study)
     user_attrs = _trial_attrs(connection, study, schema.TRIAL_USER_ATTRS)
     system_attrs = _trial_attrs(connection, study, schema.TRIAL_SYSTEM_ATTRS)
@@ -120,7 +121,11 @@ def _trial_attrs(connection: sa.Connection, study: int, table: sa.Table) -> dict
 
 
 def _select(connection: sa.Connection, study: int, table: sa.Table, *columns: str, order: str) -> Iterable[Any]:
-    wanted = [table.c[name] for name in ("trial_id", *columns)]
+    # An enum's name is enough, and quicker by the hundred thousand.
+    wanted = [
+        sa.type_coerce(column, sa.String) if isinstance(column.type, sa.Enum) else column
+        for column in (table.c[name] for name in ("trial_id", *columns))
+    ]
     owner = schema.TRIALS.c
     query = sa.select(*wanted).join(schema.TRIALS, owner.trial_id == table.c.trial_id).where(owner.study_id == study)
-    return connection.execute(query.order_by(table.c.trial_id, table.c[order]))
+    return connection.execute(query.order_by(table.c.trial_id, table.c[order])).all()
