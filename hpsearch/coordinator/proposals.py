@@ -4,6 +4,7 @@ All calls go to the study's mirror in memory; the write-behind makes them durabl
 study runs.
 """
 
+import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ class Proposals:
     @property
     def n_running(self) -> int:
         """Trials that run, or ran when an earlier coordinator died."""
-        return len(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        return self._storage.get_n_trials(self._study._study_id, TrialState.RUNNING)
 
     @property
     def n_unfinished(self) -> int:
@@ -97,19 +98,19 @@ class Proposals:
     @property
     def best(self) -> FrozenTrial | None:
         """The best trial; ``None`` when none succeeded, or with several objectives."""
-        if not self._single:
-            return None
-        return self._storage.get_best_feasible_trial(self._study._study_id)
+        return self._storage.get_best_feasible_trial(self._study._study_id) if self._single else None
 
     def _with_params(self, trial: Trial) -> Proposal:
         self._open[trial.number] = trial
+        params = trial.params  # a copy each time it is asked for
         for parameter in self._space:
-            if self._space.active(parameter.name, trial.params):
-                suggest(trial, parameter.name, parameter.distribution)
+            if self._space.active(parameter.name, params):
+                params[parameter.name] = suggest(trial, parameter.name, parameter.distribution)
+        frozen = self._storage.get_trial(trial._trial_id)
         return Proposal(
             number=trial.number,
             params=trial.params,
-            distributions={name: distribution_to_json(dist) for name, dist in trial.distributions.items()},
+            distributions={name: distribution_to_json(dist) for name, dist in frozen.distributions.items()},
             user_attrs=trial.user_attrs,
             datetime_start=(trial.datetime_start or datetime.now()).isoformat(),
             first_decision_step=self.next_decision_step(trial.number, -1),
@@ -219,17 +220,6 @@ def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
 
 def _until(frozen: FrozenTrial, step: int) -> FrozenTrial:
     """The trial without what an earlier attempt reported past this step."""
-    earlier = {known: value for known, value in frozen.intermediate_values.items() if known <= step}
-    return FrozenTrial(
-        number=frozen.number,
-        state=frozen.state,
-        value=None,
-        datetime_start=frozen.datetime_start,
-        datetime_complete=frozen.datetime_complete,
-        params=frozen.params,
-        distributions=frozen.distributions,
-        user_attrs=frozen.user_attrs,
-        system_attrs=frozen.system_attrs,
-        intermediate_values=earlier,
-        trial_id=frozen._trial_id,
-    )
+    earlier = copy.copy(frozen)
+    earlier.intermediate_values = {known: value for known, value in frozen.intermediate_values.items() if known <= step}
+    return earlier

@@ -56,6 +56,10 @@ class StudyIndex:
             if trial.state is TrialState.COMPLETE:
                 self._completed(trial)
 
+    def remove(self, trial: FrozenTrial) -> None:
+        """A trial that is no longer in the list; it reached no rung and no end."""
+        self._numbers[trial.state].remove(trial.number)
+
     def _completed(self, trial: FrozenTrial) -> None:
         if (last := trial.last_step) is not None:
             self.longest = last if self.longest is None else max(last, self.longest)
@@ -83,19 +87,16 @@ class StudyIndex:
         group = self._group(number) if self._group is not None else 0
         for key, value in attrs.items():
             if key.startswith(_RUNG) and was.get(key, self) is not value:
-                if key in was:
-                    self._forget_rung(group, key, was[key])
-                if _is_number(value):
+                if key in was and not self._is_odd(was[key], -1):
+                    self._rungs[group, key].remove(was[key])
+                if not self._is_odd(value, 1):
                     self._rungs[group, key].add(value)
-                else:
-                    self._n_odd_rungs += 1
 
-    def _forget_rung(self, group: int, key: str, value: Any) -> None:
-        assert self._rungs is not None
-        if _is_number(value):
-            self._rungs[group, key].remove(value)
-        else:
-            self._n_odd_rungs -= 1
+    def _is_odd(self, value: Any, n: int) -> bool:
+        """Whether a rung's value is none of the numbers that can be sorted; those that are not are counted."""
+        is_odd = type(value) not in (int, float) or value != value
+        self._n_odd_rungs += n * is_odd
+        return is_odd
 
     # ----------------------------------------------------------------------------------------- questions
 
@@ -142,7 +143,3 @@ class StudyIndex:
     def __getstate__(self) -> dict[str, Any]:
         # What was sorted for pruners is sorted again when asked for.
         return {**self.__dict__, "_steps": None, "_rungs": None, "_group": None, "_n_odd_rungs": 0}
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and value == value
