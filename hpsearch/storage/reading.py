@@ -1,6 +1,7 @@
 """A study read whole: one statement a table, however many trials it has."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -33,6 +33,7 @@ class LoadedStudy:
 
 
 Which = Sequence[sa.ColumnElement[bool]]  # conditions on a trial
+_NOT_FINITE = {"INF_NEG": -math.inf, "INF_POS": math.inf, "NAN": math.nan}
 
 # A study has a handful of distributions and ten thousand copies of each.
 parse_distribution = lru_cache(maxsize=4096)(json_to_distribution)
@@ -61,12 +62,11 @@ def load_trials(connection: sa.Connection, study: int, rows: Sequence[int] | Non
         which.append(schema.TRIALS.c.trial_id.in_(rows))
     values: dict[int, list[float]] = defaultdict(list)
     for trial, value, kind in _select(connection, which, schema.VALUES, "value", "value_type", order="objective"):
-        values[trial].append(models.TrialValueModel.stored_repr_to_value(value, kind))
+        values[trial].append(value if kind == "FINITE" else _NOT_FINITE[kind])
     steps: dict[int, dict[int, float]] = defaultdict(dict)
-    read = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
     columns = ("step", "intermediate_value", "intermediate_value_type")
     for trial, step, value, kind in _select(connection, which, schema.INTERMEDIATE, *columns, order=columns[0]):
-        steps[trial][step] = read(value, kind)
+        steps[trial][step] = value if kind == "FINITE" else _NOT_FINITE[kind]
     params, distributions = _params(connection, which)
     user_attrs = _trial_attrs(connection, which, schema.TRIAL_USER_ATTRS)
     system_attrs = _trial_attrs(connection, which, schema.TRIAL_SYSTEM_ATTRS)
@@ -123,6 +123,8 @@ def _trial_attrs(connection: sa.Connection, which: Which, table: sa.Table) -> di
 
 
 def _select(connection: sa.Connection, which: Which, table: sa.Table, *columns: str, order: str) -> Iterable[Any]:
-    wanted = [table.c[name] for name in ("trial_id", *columns)]
+    # An enum's name is enough, and quicker by the hundred thousand.
+    owned = [table.c[name] for name in ("trial_id", *columns)]
+    wanted = [sa.type_coerce(column, sa.String) if isinstance(column.type, sa.Enum) else column for column in owned]
     query = sa.select(*wanted).join(schema.TRIALS, schema.TRIALS.c.trial_id == table.c.trial_id).where(*which)
-    return connection.execute(query.order_by(table.c.trial_id, table.c[order]))
+    return connection.execute(query.order_by(table.c.trial_id, table.c[order])).all()

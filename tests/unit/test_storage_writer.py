@@ -147,7 +147,16 @@ def test_a_commit_whose_answer_was_lost_is_not_doubled(desk: Desk) -> None:
             bench.mirror.set_trial_param(trial, "x", 0.5, FloatDistribution(0, 1))
             bench.mirror.set_trial_intermediate_value(trial, 1, 0.25)
             bench.mirror.set_trial_user_attr(trial, "host", "a")
-        event = {"token": 1, "serial": 1, "time": 0.0, "kind": "k", "text": "", "fields": "{}"}
+        event = {
+            "token": 1,
+            "serial": 1,
+            "time": 0.0,
+            "kind": "k",
+            "trial": None,
+            "attempt": None,
+            "text": "",
+            "fields": "",
+        }
         bench.writer.put([Upsert(schema.EVENTS, study, event)])
     bench.mirror.create_new_trial(study)
     bench.close()
