@@ -16,10 +16,10 @@ from harness.postgres import Template
 from harness.proof import Verdict, prove
 from harness.run import FULL, SHORT
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("database-faults")]
+pytestmark = pytest.mark.timeout(300)
 
 N_SEEDS = 20
-PAUSES = {17, 19, 20}  # rows in which the database is away for long enough to be told
+PAUSES = {"server away", "file locked", "disk full"}  # long enough to be told
 BUSY = 4.0  # a shared machine may take so many times longer
 
 
@@ -36,7 +36,7 @@ def judge(
         assert verdict.redone <= case.redone
         assert max(verdict.recovery_s, default=0.0) <= BUSY * case.recovery_s
         assert verdict.trained > 0 or not case.goes_on
-        assert verdict.waiting or case.fault not in {"server away", "file locked", "disk full"}, verdict.stderr
+        assert verdict.waiting or case.fault not in PAUSES, verdict.stderr
 
     return run
 

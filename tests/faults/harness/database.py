@@ -68,7 +68,7 @@ def dump(url: str) -> dict[str, list[Any]]:
     with engine.connect() as connection:
         tables = sorted(sa.inspect(connection).get_table_names())
         return {
-            table: sorted(map(str, connection.execute(sa.text(f"SELECT * FROM {table}")).tuples())) for table in tables
+            table: sorted(map(str, connection.execute(sa.text(f"SELECT * FROM {table}")))) for table in tables
         }
 
 

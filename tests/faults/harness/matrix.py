@@ -114,8 +114,9 @@ def refuse_a_second(stage: Stage) -> None:
     first = stage.run.start()
     stage.some_reports(0.3)
     began = time.time()
-    second = stage.run.start()
-    assert second.wait() == 5, stage.run.words()
+    with stage.run.holding():
+        second = stage.run.start()
+        assert second.wait() == 5, stage.run.words()
     assert f"process {first.pid} on " in second.stderr, second.stderr
     assert " since 20" in second.stderr, second.stderr
     assert first.exit_code is None

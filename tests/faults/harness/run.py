@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ parameters:
   epoch_s: {form.epoch_s}
   save_first: {save_first}
   log: {{value: {log}}}
+  hold: {{value: {hold}}}
 sampler: random
 pruner: none
 seed: {seed}
@@ -99,12 +101,14 @@ class StandardRun:
         self.seed = seed
         self.url = url
         self.log_path = directory / "operations.jsonl"
+        self._hold = directory / "hold"
         self._study = directory / "study.yaml"
         text = STUDY.format(
             form=form,
             seed=seed,
             save_first=str(save_first).lower(),
             log=json.dumps(str(self.log_path)),
+            hold=json.dumps(str(self._hold)),
             url=json.dumps(url),
             address=address,
             directory=json.dumps(str(directory / "runs")),
@@ -123,6 +127,15 @@ class StandardRun:
             )
         self.coordinators.append(Coordinator(process, files))
         return self.coordinators[-1]
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """No job ends an epoch meanwhile: the study does not end before the test has done what it wants to do to it."""
+        self._hold.touch()
+        try:
+            yield
+        finally:
+            self._hold.unlink()
 
     @property
     def entries(self) -> list[Entry]:
