@@ -1,21 +1,14 @@
 """The cluster and the servers that the proofs share, and the table of what they measured."""
 
 import statistics
-import sys
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from harness.cluster import Cluster, running_cluster
 from harness.postgres import Template
-
-FIGURES = "figures"
+from harness.proof import FIGURES
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FIGURES
 from harness.cluster import Cluster
 from harness.matrix import MATRIX, Case
 from harness.postgres import Template
-from harness.proof import Verdict, prove
+from harness.proof import FIGURES, Verdict, prove
 from harness.run import FULL, SHORT
 
 pytestmark = pytest.mark.timeout(300)

@@ -67,9 +67,7 @@ def dump(url: str) -> dict[str, list[Any]]:
     engine = engine_of(url)
     with engine.connect() as connection:
         tables = sorted(sa.inspect(connection).get_table_names())
-        return {
-            table: sorted(map(str, connection.execute(sa.text(f"SELECT * FROM {table}")))) for table in tables
-        }
+        return {table: sorted(map(str, connection.execute(sa.text(f"SELECT * FROM {table}")))) for table in tables}
 
 
 def holder_age_s(url: str) -> float | None:

@@ -12,6 +12,8 @@ from harness.matrix import Case, Stage, recovery_s, trained_during
 from harness.postgres import Template
 from harness.run import Form, StandardRun
 
+FIGURES = "figures"  # the property of a test's report from which the table is made
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -47,9 +49,7 @@ def prove(
         finally:
             run.close()
         entries = run.entries
-        expected = Expected(
-            n_trials=form.n_trials, n_epochs=form.n_epochs, max_attempts=case.max_attempts, seed=seed
-        )
+        expected = Expected(n_trials=form.n_trials, n_epochs=form.n_epochs, max_attempts=case.max_attempts, seed=seed)
         stderr = "".join(coordinator.stderr for coordinator in run.coordinators)
         times = [recovery_s(entries, fault) for fault in stage.faults]
         return Verdict(

@@ -152,7 +152,8 @@ class StandardRun:
             entries = self.entries
             if condition(entries):
                 return entries
-            assert alive and time.monotonic() < deadline, f"seed {self.seed}: {what} never came\n{self.words()}"
+            assert alive, f"seed {self.seed}: {what} never came\n{self.words()}"
+            assert time.monotonic() < deadline, f"seed {self.seed}: {what} never came\n{self.words()}"
             time.sleep(POLL_S)
 
     def wait_for_reports(self, n: int) -> list[Entry]:
