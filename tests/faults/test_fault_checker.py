@@ -152,9 +152,8 @@ def two_attempts_that_returned(_: list[Entry], database: Database) -> Database:
 
 @planted("I3")
 def an_attempt_that_never_ended(_: list[Entry], database: Database) -> Database:
-    return replace(
-        database, attempts=[row for row in (*database.attempts[:-1], {**database.attempts[-1], "cause": None})]
-    )
+    last = {**database.attempts[-1], "cause": None}
+    return replace(database, attempts=[*database.attempts[:-1], last])
 
 
 @planted("I3")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ from distributed import Client
 
 ROOT = Path(__file__).parents[3]
 START_S = 60.0
+# A test run that is killed takes along what it started, by the kernel's word to each child.
+DIES_WITH_US = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
+N_THREADS = 4
 
 
 def environment() -> dict[str, str]:
@@ -41,12 +45,12 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def running_cluster(directory: Path) -> Iterator[Cluster]:
-    """Two workers with two slots each."""
+    """Two workers with four slots each."""
     with ExitStack() as exit_:
 
         def start(name: str, *arguments: str) -> int:
             with (directory / f"{name}.log").open("wb") as log:
-                command: Sequence[str] = (sys.executable, "-m", *arguments)
+                command: Sequence[str] = (*DIES_WITH_US, sys.executable, "-m", *arguments)
                 process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(), cwd=directory)
             exit_.callback(end, process)
             return process.pid
@@ -59,7 +63,7 @@ def running_cluster(directory: Path) -> Iterator[Cluster]:
         address = _address(file)
         preload = str(Path(__file__).with_name("worker.py"))
         for name in ("worker-a", "worker-b"):
-            options = ("--nthreads", "2", "--no-nanny", "--memory-limit", "0", "--preload", preload)
+            options = ("--nthreads", str(N_THREADS), "--no-nanny", "--memory-limit", "0", "--preload", preload)
             scratch = ("--local-directory", str(directory / name))
             pids.append(start(name, "distributed.cli.dask_worker", address, *where, *options, *scratch))
         with Client(address, set_as_default=False, timeout=START_S) as client:

@@ -15,6 +15,8 @@ from typing import Any
 
 import psycopg
 
+from harness.cluster import DIES_WITH_US
+
 START_S = 60.0
 SETTINGS = """
 listen_addresses = ''
@@ -50,7 +52,7 @@ class Postgres:
         """Start it and wait until it takes connections."""
         with open(f"{self.directory}.log", "ab") as log:
             self._process = subprocess.Popen(
-                [str(self._binaries / "postgres"), "-D", str(self.data), "-k", str(self.directory)],
+                [*DIES_WITH_US, str(self._binaries / "postgres"), "-D", str(self.data), "-k", str(self.directory)],
                 stdout=log,
                 stderr=log,
                 cwd="/",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cluster import end, environment
+from harness.cluster import DIES_WITH_US, end, environment
 from harness.oplog import Entry, of, read
 
 PATIENCE_S = 120.0
@@ -120,7 +120,7 @@ class StandardRun:
         """Type the command (again)."""
         files = self.directory / f"coordinator-{len(self.coordinators) + 1}"
         own = ("--log", str(self.log_path), "--fresh", str(self.form.fresh_s), "--beat", str(self.form.beat_s))
-        command = [sys.executable, "-m", "harness.driver", *own, *options, str(self._study)]
+        command = [*DIES_WITH_US, sys.executable, "-m", "harness.driver", *own, *options, str(self._study)]
         with files.with_suffix(".out").open("wb") as out, files.with_suffix(".err").open("wb") as err:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(), cwd=self.directory
