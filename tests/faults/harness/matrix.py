@@ -20,7 +20,7 @@ from harness.places import (
     postgresql_on_a_small_disk,
     sqlite_on_a_small_disk,
 )
-from harness.run import Form, StandardRun
+from harness.run import Coordinator, Form, StandardRun
 
 PROGRESS = {("ask", "acknowledged"), ("report", "acknowledged"), ("tell", "acknowledged")}
 
@@ -130,28 +130,32 @@ def freeze_the_first(stage: Stage) -> None:
     With odd seeds it is revived while the second one works, with even ones when that has finished.
     """
     first = stage.run.start()
-    stage.some_reports(0.5)
-    first.signal(signal.SIGSTOP)
+    stage.some_reports(0.3)
+    with stage.run.holding():
+        first.signal(signal.SIGSTOP)
     at = time.time()
     while (holder_age_s(stage.place.url) or 0.0) < stage.form.fresh_s:
         time.sleep(0.05)
     healed = time.time()
     second = stage.run.start()
-    entries = stage.run.wait_for(
+    stage.run.wait_for(
         "the take-over", lambda entries: any(e["pid"] == second.pid for e in of(entries, "ask", "acknowledged"))
     )
-    assert second.exit_code is None, stage.run.words()
     stage.faults.append(Fault(at, healed))
-    before = None
     if stage.run.seed % 2:
-        n = len(entries)
-        stage.run.wait_for("a report to the second", lambda now: any(of(now[n:], "report", "acknowledged")))
+        with stage.run.holding():
+            _revive(stage, first)
     else:
         assert second.wait() == 0, stage.run.words()
         before = dump(stage.place.url)
+        _revive(stage, first)
+        assert dump(stage.place.url) == before, f"seed {stage.run.seed}: the revived one wrote"
+
+
+def _revive(stage: Stage, first: Coordinator) -> None:
+    """It finds out by itself, and leaves."""
     first.signal(signal.SIGCONT)
     assert first.wait() == 5, f"seed {stage.run.seed}: exit code {first.exit_code}\n{stage.run.words()}"
-    assert before in (None, dump(stage.place.url)), f"seed {stage.run.seed}: the revived one wrote"
 
 
 def restart_postgresql(mode: str) -> Callable[[Stage], None]:
@@ -179,6 +183,20 @@ def take_postgresql_away(stage: Stage) -> None:
     time.sleep(stage.form.outage_s)
     stage.place.server.start()
     stage.happened(at)
+
+
+def take_postgresql_away_and_kill(stage: Stage) -> None:
+    """The coordinator dies with its buffer full; what was not committed was never acknowledged."""
+    first = stage.run.start()
+    stage.some_reports(0.5)
+    stage.place.server.stop(stage.chance.choice(("fast", "immediate")))
+    at = time.time()
+    time.sleep(stage.form.outage_s / 4)
+    first.signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    stage.place.server.start()
+    stage.run.start()
+    stage.faults.append(Fault(at, time.time()))
 
 
 def terminate_the_backends(stage: Stage) -> None:
@@ -327,6 +345,15 @@ MATRIX: tuple[Case, ...] = (
         recovery_s=5,
         inject=take_postgresql_away,
         goes_on=True,
+    ),
+    _on_postgresql(
+        row=17,
+        fault="away, then kill -9",
+        expected="the same command goes on from what was committed",
+        redone=1,
+        recovery_s=15,
+        inject=take_postgresql_away_and_kill,
+        max_attempts=2,
     ),
     _on_postgresql(
         row=17,
