@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from harness.database import dump, holder_age_s
@@ -99,8 +100,8 @@ def kill_the_coordinator(stage: Stage) -> None:
         first = stage.run.start("--fault-after", f"{op}:{phase}:{stage.chance.randint(1, stage.form.n_trials)}")
     else:
         first = stage.run.start()
-        stage.some_reports(0.8)
-        time.sleep(stage.chance.uniform(0, 2 * stage.form.epoch_s))
+        stage.some_reports(0.7)
+        time.sleep(stage.chance.uniform(0, stage.form.epoch_s))
         first.signal(signal.SIGKILL)
     code = first.wait()
     killed = time.time()
@@ -167,7 +168,8 @@ def restart_postgresql(mode: str) -> Callable[[Stage], None]:
         for _ in range(stage.form.n_restarts):
             stage.more_reports()
             at = time.time()
-            stage.place.server.stop(mode)
+            with stage.run.holding():
+                stage.place.server.stop(mode)
             stage.place.server.start()
             stage.happened(at)
 
@@ -179,7 +181,8 @@ def take_postgresql_away(stage: Stage) -> None:
     stage.run.start()
     stage.some_reports(0.5)
     at = time.time()
-    stage.place.server.stop(stage.chance.choice(("fast", "immediate")))
+    with stage.run.holding():
+        stage.place.server.stop(stage.chance.choice(("fast", "immediate")))
     time.sleep(stage.form.outage_s)
     stage.place.server.start()
     stage.happened(at)
@@ -189,7 +192,8 @@ def take_postgresql_away_and_kill(stage: Stage) -> None:
     """The coordinator dies with its buffer full; what was not committed was never acknowledged."""
     first = stage.run.start()
     stage.some_reports(0.5)
-    stage.place.server.stop(stage.chance.choice(("fast", "immediate")))
+    with stage.run.holding():
+        stage.place.server.stop(stage.chance.choice(("fast", "immediate")))
     at = time.time()
     time.sleep(stage.form.outage_s / 4)
     first.signal(signal.SIGKILL)
@@ -253,7 +257,9 @@ def fill_the_disk(stage: Stage) -> None:
     """Until it is made free again."""
     stage.run.start()
     stage.some_reports(0.2)
-    with stage.place.full():
+    with ExitStack() as freed:
+        with stage.run.holding():
+            freed.enter_context(stage.place.full())
         at = time.time()
         time.sleep(stage.form.outage_s)
     stage.happened(at)
