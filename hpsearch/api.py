@@ -50,6 +50,7 @@ def run_study(
     *,
     listener: Listener,
     fresh: bool = False,
+    take_over: bool = False,
     resume_command: str = "",
     interrupts: bool = True,
     launcher: "LauncherProcess | None" = None,
@@ -60,6 +61,7 @@ def run_study(
         spec: from :func:`hpsearch.spec.load_study`.
         listener: hears every notice, on the coordinator's thread; must be quick.
         fresh: delete a study of that name first.
+        take_over: replace a coordinator of this study that is alive; it ends, and what it runs starts again.
         resume_command: shown to people as what continues this study.
         interrupts: Ctrl-C or SIGTERM drains, the second time kills.
         launcher: warming up for this study's local cluster already; closed at the end.
@@ -73,6 +75,7 @@ def run_study(
         pruner=build_pruner(spec.pruner),
         listener=listener,
         fresh=fresh,
+        take_over=take_over,
         resume_command=resume_command,
         launcher=launcher,
     )

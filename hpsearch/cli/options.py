@@ -43,7 +43,7 @@ class Invocation:
     program: str = "hpsearch"
 
     def resume_command(self) -> str:
-        """The same command, ready to paste: without ``--fresh``, and without passwords."""
+        """The same command, ready to paste: without ``--fresh`` and ``--take-over``, and without passwords."""
         import shlex
 
         kept: list[str] = []
@@ -51,7 +51,7 @@ class Invocation:
             if argument == "--":
                 kept += self.arguments[n:]
                 break
-            if argument != "--fresh":
+            if argument not in ("--fresh", "--take-over", "--yes", "-y"):
                 kept.append(argument)
         return " ".join([self.program, shlex.join(passwords.masked(argument, "") for argument in kept)]).rstrip()
 

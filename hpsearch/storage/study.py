@@ -197,8 +197,8 @@ def open_study(
         engine, on_commit=on_commit, on_error=on_error, on_waiting=on_waiting, fence=held.fence, duties=[duty]
     )
     mirror = Mirror(writer)
-    study_id = mirror.restore(loaded)
     last_row = max((trial._trial_id for trial in loaded.trials), default=0)
+    study_id = mirror.restore(loaded)  # takes the trials themselves, under ids of its own
     writer.watch(Newcomers(mirror, (study_id, row), last_row, on_adopted))
     if loaded.system_attrs.get(METRIC_NAMES) != list(metric_names):
         mirror.set_study_system_attr(study_id, METRIC_NAMES, list(metric_names))

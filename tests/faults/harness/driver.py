@@ -23,7 +23,7 @@ from hpsearch.coordinator.announcer import Announcer
 from hpsearch.coordinator.attempts import Attempts
 from hpsearch.coordinator.link import Link
 from hpsearch.coordinator.proposals import Proposals
-from hpsearch.storage import holder, study
+from hpsearch.storage import holder, requests
 from hpsearch.storage.writer import Writer
 
 TOLD = {"trial.completed", "trial.pruned", "trial.failed"}
@@ -126,7 +126,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--fault-after", help="OP:PHASE:N, the line after which the signal comes")
     parser.add_argument("--fault-lose", help="commits whose answer is lost: 12,40,41")
     parser.add_argument("--fresh", type=float, default=holder.FRESH_S)
-    parser.add_argument("--beat", type=float, default=holder.BEAT_S)
+    parser.add_argument("--beat", type=float, default=requests.POLL_S)
     return parser.parse_known_args(arguments)
 
 
@@ -142,7 +142,7 @@ def run(arguments: list[str]) -> int:
     observe(said)
     if options.fault_lose:
         lose_answers(said, {int(number) for number in options.fault_lose.split(",")})
-    holder.FRESH_S, study.BEAT_S = options.fresh, options.beat
+    holder.FRESH_S, requests.POLL_S = options.fresh, options.beat  # each poll is a heartbeat
     code = main(["run", *rest, "--json"])
     said.say("coordinator", "ended", exit_code=code)
     return code
