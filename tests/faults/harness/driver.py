@@ -113,7 +113,9 @@ def lose_answers(said: Observer, numbers: set[int]) -> None:
         n_commits += 1
         if n_commits in numbers:
             said.say("fault", "answer lost", commit=n_commits)
-            raise sqlite3.OperationalError("database is locked (the answer to a commit was lost)")
+            error = sqlite3.OperationalError("database is locked (the answer to a commit was lost)")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise error
 
     SQLiteDialect_pysqlite.do_commit = do_commit  # type: ignore[method-assign]
 
