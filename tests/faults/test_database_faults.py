@@ -61,7 +61,7 @@ def test_nothing_is_lost(case: Case, judge: Callable[..., None]) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(N_SEEDS))
 @pytest.mark.parametrize("case", MATRIX, ids=str)
+@pytest.mark.parametrize("seed", range(N_SEEDS))
 def test_nothing_is_lost_in_a_standard_run(case: Case, seed: int, judge: Callable[..., None]) -> None:
     judge(case, seed, FULL, save_first=seed % 4 >= 2)

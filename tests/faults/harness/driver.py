@@ -6,6 +6,7 @@ What is observed is not changed. Options that begin with ``--fault`` break thing
 
 import argparse
 import os
+import random
 import signal
 import sqlite3
 import sys
@@ -26,6 +27,7 @@ from hpsearch.coordinator.proposals import Proposals
 from hpsearch.storage import holder, requests
 from hpsearch.storage.writer import Writer
 
+LOST_SHARE = 0.25  # of the answers to commits
 TOLD = {"trial.completed", "trial.pruned", "trial.failed"}
 
 
@@ -100,19 +102,15 @@ def observe(said: Observer) -> None:
     Writer.__init__ = constructed  # type: ignore[method-assign]
 
 
-def lose_answers(said: Observer, numbers: set[int]) -> None:
-    """SQLite: these commits of the writer thread are done, and then said to have failed."""
+def lose_answers(said: Observer, seed: int) -> None:
+    """SQLite: some commits of the writer thread are done, and then said to have failed; some of them again and again."""
     commit = SQLiteDialect_pysqlite.do_commit
-    n_commits = 0
+    chance = random.Random(seed)
 
     def do_commit(dialect: SQLiteDialect_pysqlite, connection: Any) -> None:
-        nonlocal n_commits
         commit(dialect, connection)
-        if threading.current_thread().name != "hpsearch-writer":
-            return
-        n_commits += 1
-        if n_commits in numbers:
-            said.say("fault", "answer lost", commit=n_commits)
+        if threading.current_thread().name == "hpsearch-writer" and chance.random() < LOST_SHARE:
+            said.say("fault", "answer lost")
             error = sqlite3.OperationalError("database is locked (the answer to a commit was lost)")
             error.sqlite_errorcode = sqlite3.SQLITE_BUSY
             raise error
@@ -126,7 +124,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--log", required=True)
     parser.add_argument("--fault-signal", default="SIGKILL")
     parser.add_argument("--fault-after", help="OP:PHASE:N, the line after which the signal comes")
-    parser.add_argument("--fault-lose", help="commits whose answer is lost: 12,40,41")
+    parser.add_argument("--fault-lose", type=int, help="seed of which answers to commits are lost")
     parser.add_argument("--fresh", type=float, default=holder.FRESH_S)
     parser.add_argument("--beat", type=float, default=requests.POLL_S)
     return parser.parse_known_args(arguments)
@@ -142,8 +140,8 @@ def run(arguments: list[str]) -> int:
     said = Observer(OpLog(options.log), signal.Signals[options.fault_signal], after)
     said.say("coordinator", "begun")
     observe(said)
-    if options.fault_lose:
-        lose_answers(said, {int(number) for number in options.fault_lose.split(",")})
+    if options.fault_lose is not None:
+        lose_answers(said, options.fault_lose)
     holder.FRESH_S, requests.POLL_S = options.fresh, options.beat  # each poll is a heartbeat
     code = main(["run", *rest, "--json"])
     said.say("coordinator", "ended", exit_code=code)

@@ -31,7 +31,7 @@ class Form:
     n_restarts: int
 
 
-FULL = Form(n_trials=24, n_epochs=8, epoch_s=0.25, outage_s=8.0, fresh_s=15.0, beat_s=2.0, n_restarts=6)
+FULL = Form(n_trials=24, n_epochs=8, epoch_s=0.25, outage_s=8.0, fresh_s=15.0, beat_s=1.0, n_restarts=6)
 SHORT = Form(n_trials=12, n_epochs=6, epoch_s=0.15, outage_s=1.0, fresh_s=1.5, beat_s=0.2, n_restarts=2)
 
 STUDY = """
