@@ -103,7 +103,7 @@ def observe(said: Observer) -> None:
 
 
 def lose_answers(said: Observer, seed: int) -> None:
-    """SQLite: some commits of the writer thread are done, and then said to have failed; some of them again and again."""
+    """SQLite: some commits of the writer thread are done, then said to have failed; some again and again."""
     commit = SQLiteDialect_pysqlite.do_commit
     chance = random.Random(seed)
 
