@@ -1,6 +1,7 @@
 """A password is planted in every way that there is, and found nowhere: a real PostgreSQL, a whole search."""
 
 import base64
+import io
 import json
 import os
 import pickle
@@ -328,8 +329,8 @@ def _get(app: Callable[..., Any], path: str) -> str:
         "SERVER_NAME": "test",
         "SERVER_PORT": "80",
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.input": None,
-        "wsgi.errors": sys.stderr,
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": io.StringIO(),
         "wsgi.url_scheme": "http",
     }
     body = b"".join(app(environ, lambda status, headers, error=None: answers.append(status)))
