@@ -229,16 +229,18 @@ def test_rungs_that_somebody_wrote_by_hand_count_as_optuna_counts_them(history):
     pair.compare()
 
 
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
 @pytest.mark.parametrize("pruner", [name for name in PRUNERS if name not in ("nop", "hyperband without a bracket")])
-def test_long_histories_are_pruned_alike(pruner):
-    """Two hundred trials that improve by chance: many prunes, many that are none."""
+def test_long_histories_are_pruned_alike(pruner, direction):
+    """Two hundred trials that improve by chance: many prunes, many that are none, many ties, and some NaN."""
     chance = np.random.default_rng(len(pruner))
-    pair = Pair("maximize", PRUNERS[pruner])
+    pair = Pair(direction, PRUNERS[pruner])
+    sign = 1 if direction == "maximize" else -1
     n_judged = 0
     for _ in range(200):
         pair.do("ask")
         for step in range(10):
-            value = float(np.round(chance.normal(0.1 * step), 1))
+            value = sign * float(np.round(chance.normal(0.1 * step), 1)) if chance.random() > 0.02 else math.nan
             before = pair.n_pruned
             pair.do("report", 0, step, value, True)
             n_judged += 1
@@ -246,7 +248,7 @@ def test_long_histories_are_pruned_alike(pruner):
                 pair.do("tell", 0, None)
                 break
         else:
-            pair.do("tell", 0, value)
+            pair.do("tell", 0, sign * chance.random())
     pair.compare()
     assert 0 < pair.n_pruned < n_judged
 
