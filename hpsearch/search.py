@@ -190,9 +190,7 @@ def judge(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, index: In
         if type(pruner) is SuccessiveHalvingPruner:
             return _halve(pruner, study, trial, index, None)
         if type(pruner) is HyperbandPruner:
-            if not pruner._pruners:
-                if pruner._max_resource == "auto" and index.longest is None:
-                    return False
+            if not pruner._pruners and (pruner._max_resource != "auto" or index.longest is not None):
                 pruner._try_initialization(study)
             brackets = _brackets(pruner, study.study_name)
             if brackets is None or not pruner._pruners:
@@ -202,6 +200,7 @@ def judge(pruner: BasePruner, study: optuna.Study, trial: FrozenTrial, index: In
 
 
 def _is_below_percentile(pruner: Any, direction: StudyDirection, trial: FrozenTrial, index: Index) -> bool:
+    """The median stopping rule of Vizier, https://doi.org/10.1145/3097983.3098043, with any percentile."""
     step, warmup = trial.last_step, pruner._n_warmup_steps
     if index.n_complete < max(1, pruner._n_startup_trials) or step is None or step < warmup:
         return False
@@ -232,13 +231,7 @@ def _percentile(ordered: Sequence[float], percent: float) -> float:
     return right - (right - left) * (1 - share) if share >= 0.5 else left + (right - left) * share
 
 
-def _halve(
-    pruner: SuccessiveHalvingPruner,
-    study: optuna.Study,
-    trial: FrozenTrial,
-    index: Index,
-    group: Callable[[int], int] | None,
-) -> bool:
+def _halve(pruner: Any, study: optuna.Study, trial: FrozenTrial, index: Index, group: _Brackets | None) -> bool:
     """ASHA, https://arxiv.org/abs/1810.05934, among the trials of one group; notes the rungs that the trial reached."""
     step = trial.last_step
     if step is None:

@@ -136,9 +136,8 @@ class StudyIndex:
             self._rungs, self._group, self._n_odd_rungs = defaultdict(SortedList), group, 0
             for trial in self._trials:
                 self._note_rungs(trial.number, {}, trial.system_attrs)
-        if self._n_odd_rungs:
-            return None
-        return self._rungs[group(number) if group is not None else 0, f"{_RUNG}{rung}"]
+        values = self._rungs[group(number) if group is not None else 0, f"{_RUNG}{rung}"]
+        return None if self._n_odd_rungs else values
 
     def __getstate__(self) -> dict[str, Any]:
         # What was sorted for pruners is sorted again when asked for.

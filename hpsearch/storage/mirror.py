@@ -6,7 +6,6 @@ refused at once, on the calling thread, before memory is changed.
 
 import copy
 import json
-import logging
 import math
 import uuid
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -19,6 +18,7 @@ from optuna.distributions import BaseDistribution, check_distribution_compatibil
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import InMemoryStorage
 from optuna.storages._base import DEFAULT_STUDY_NAME_PREFIX
+from optuna.storages._in_memory import _StudyInfo
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
@@ -41,7 +41,6 @@ from hpsearch.storage.rows import (
 from hpsearch.storage.studies import delete_study, insert_study
 
 T = TypeVar("T")
-_memory_logger = logging.getLogger("optuna.storages._in_memory")
 _SNAPSHOT = "this study is a snapshot: open it again to write to it"
 
 
@@ -96,12 +95,12 @@ class Mirror(InMemoryStorage):
     def restore(self, loaded: LoadedStudy) -> int:
         """Take over a study as the database has it; returns its id here."""
         with self._lock:
-            study_id = self._create_quietly(loaded.directions, loaded.name)
+            study_id = self._create(loaded.directions, loaded.name)
             for key, value in loaded.user_attrs.items():
                 super().set_study_user_attr(study_id, key, value)
             for key, value in loaded.system_attrs.items():
                 super().set_study_system_attr(study_id, key, value)
-            first = self._distributions[study_id] = {}
+            first = self._distributions[study_id]
             rows: dict[int, int] = {}
             for trial in loaded.trials:
                 row = trial._trial_id
@@ -124,8 +123,7 @@ class Mirror(InMemoryStorage):
                 row = self._sink.run(lambda connection: insert_study(connection, name, directions))
             except IntegrityError:
                 raise DuplicatedStudyError from None
-            study_id = self._create_quietly(directions, name)
-            self._distributions[study_id] = {}
+            study_id = self._create(directions, name)
             self._sink.bind(study=(study_id, row))
             return study_id
 
@@ -135,15 +133,12 @@ class Mirror(InMemoryStorage):
         with self._lock:
             yield self._indexes[study_id]
 
-    def _create_quietly(self, directions: Sequence[StudyDirection], name: str) -> int:
-        # Optuna would tell the user that the study was created in memory, which is the one thing it is not.
-        level = _memory_logger.level
-        _memory_logger.setLevel(logging.WARNING)
-        try:
-            study_id = super().create_new_study(directions, name)
-        finally:
-            _memory_logger.setLevel(level)
-        self._indexes[study_id] = StudyIndex(directions, self._studies[study_id].trials)
+    def _create(self, directions: Sequence[StudyDirection], name: str) -> int:
+        # Optuna's own would tell the user that the study was created in memory, which is the one thing it is not.
+        self._max_study_id = study_id = self._max_study_id + 1
+        self._studies[study_id] = study = _StudyInfo(name, list(directions))
+        self._study_name_to_id[name], self._prev_waiting_trial_number[study_id] = study_id, 0
+        self._distributions[study_id], self._indexes[study_id] = {}, StudyIndex(directions, study.trials)
         return study_id
 
     def delete_study(self, study_id: int) -> None:
@@ -258,9 +253,8 @@ class Mirror(InMemoryStorage):
                 check_distribution_compatibility(first[param_name], distribution)
             super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
             first.setdefault(param_name, distribution)
-            self._sink.put(
-                [Upsert(schema.PARAMS, trial_id, _param_row(param_name, param_value_internal, distribution))]
-            )
+            row = _param_row(param_name, param_value_internal, distribution)
+            self._sink.put([Upsert(schema.PARAMS, trial_id, row)])
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         if values is not None:
@@ -289,9 +283,8 @@ class Mirror(InMemoryStorage):
             self.check_trial_is_updatable(trial_id, was.state)
             # As Optuna's memory does it, only quicker: it uses copy.copy, and there is nothing more frequent than this.
             trial = object.__new__(FrozenTrial)
-            trial.__dict__ = was.__dict__ | {
-                "intermediate_values": was.intermediate_values | {step: intermediate_value}
-            }
+            values = was.intermediate_values | {step: intermediate_value}
+            trial.__dict__.update(was.__dict__, intermediate_values=values)
             self._set_trial(trial_id, trial)
             self._sink.put([operation], urgent=False)
 
