@@ -48,6 +48,7 @@ bench: $(VENV)/.with-test
 	$(BIN)/python benchmarks/verdict.py
 	$(BIN)/python benchmarks/noop.py
 	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/digits.py
 
 clean:
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
