@@ -236,6 +236,8 @@ def _failure(error: BaseException, doing: str, assignment: Mapping[str, Any]) ->
     cause = doing
     if isinstance(error, BadObjective):
         what = str(error)
+    elif is_port_taken(what):
+        cause = "rendezvous"
     elif is_out_of_memory(error, what):
         cause, what = "oom", f"out of memory: {what}"
     elif doing == "import":
@@ -263,6 +265,11 @@ def is_out_of_memory(error: BaseException, said: str) -> bool:
     return isinstance(error, RuntimeError) and any(
         words in said for words in ("can't allocate memory", "not enough memory", "out of memory")
     )
+
+
+def is_port_taken(said: str) -> bool:
+    """Whether torch found somebody else listening where this gang was to meet: nobody's fault."""
+    return "EADDRINUSE" in said and f"port: {os.environ.get('MASTER_PORT')}," in said
 
 
 def _traceback(error: BaseException) -> str:

@@ -266,6 +266,10 @@ class Coordinator:
             case "suggest" | "user_attr" | "constraint":
                 if (answer := self._services.serve(trial, body)) is not None:
                     self._lines.send(key, answer)
+            case "rendezvous":
+                for peer in self._lines.of(trial, attempt):
+                    if peer != key:
+                        self._lines.send(peer, {"op": "rendezvous", "port": body["port"]})
             case "saved":
                 pass
         if key in self._lines:  # the sender may forget what it said, once that is committed

@@ -134,8 +134,6 @@ class Session:
         for worker, fact in facts.items():
             table.join(worker, **fact)
         table.check()
-        if resources.ranks > 1:
-            raise UsageError(f"resources.ranks: this version runs one rank a trial (got {resources.ranks})")
         return request
 
     def _check_space(self) -> None:

@@ -41,7 +41,7 @@ from hpsearch.events import (
     WorkerJoined,
     WorkerLost,
 )
-from hpsearch.lifecycle.record import MAX_LOST, RETRY_WORD, LiveTrial, RetryRules, decisive
+from hpsearch.lifecycle.record import FINE, MAX_LOST, RETRY_WORD, LiveTrial, RetryRules, decisive
 from hpsearch.placement import SlotTable
 
 # A nanny is back within seconds; longer than this without any worker is no hiccup.
@@ -121,6 +121,7 @@ class Lifecycle:
             self._started_at = now
             self._workerless_since = None if self._table.holds_a_gang else now
         commands = list(self._dispatch(event, now))
+        commands += self._stop_stragglers(now)
         commands += self._check_budgets(now)
         commands += self._fill()
         commands += self._finish()
@@ -142,7 +143,7 @@ class Lifecycle:
             case Judged():
                 return self._judged(event)
             case RankExited():
-                return self._rank_exited(event)
+                return self._rank_exited(event, now)
             case TrialStopRequested():
                 return self._trial_stop_requested(event)
             case DrainRequested():
@@ -172,7 +173,7 @@ class Lifecycle:
         if not self._table.holds_a_gang and self._workerless_since is None:
             self._workerless_since = now
         for record, seat in struck:
-            yield from self._rank_ended(record, seat.rank, ending)
+            yield from self._rank_ended(record, seat.rank, ending, now)
 
     def _trial_ready(self, event: TrialReady) -> Iterable[AnyCommand]:
         self._n_asked -= 1
@@ -214,11 +215,11 @@ class Lifecycle:
             )
         ]
 
-    def _rank_exited(self, event: RankExited) -> Iterable[AnyCommand]:
+    def _rank_exited(self, event: RankExited, now: float) -> Iterable[AnyCommand]:
         if not self.is_current(event.trial, event.attempt):
             return ()
         record = self._trials[event.trial]
-        return self._rank_ended(record, event.rank, event.ending)
+        return self._rank_ended(record, event.rank, event.ending, now)
 
     def _trial_stop_requested(self, event: TrialStopRequested) -> Iterable[AnyCommand]:
         record = self._trials.get(event.trial)
@@ -233,20 +234,36 @@ class Lifecycle:
 
     # -------------------------------------------------------------------------------- ends of attempts
 
-    def _rank_ended(self, record: LiveTrial, rank: int, ending: Ending) -> Iterable[AnyCommand]:
+    def _rank_ended(self, record: LiveTrial, rank: int, ending: Ending, now: float) -> Iterable[AnyCommand]:
         if rank in record.exits:
             return []
         record.exits[rank] = ending
         if record.alive:
-            if ending.cause in (Cause.RETURNED, Cause.PRUNED) or record.stopping:
+            if record.stopping:
+                return []
+            if ending.cause in FINE:
+                record.parted_at = now if record.parted_at is None else record.parted_at
                 return []
             # One rank alone cannot go on, and its peers would wait for it in a collective for ever.
             return self._stop(record, ending.cause, f"rank {rank}: {ending.reason}", self._grace_s)
         self._table.release(record.holder)
-        decisive_ending = decisive(record.exits)
+        decisive_ending = decisive(record.exits, len(record.seats))
         if decisive_ending.cause is Cause.PRUNED:
             decisive_ending = replace(decisive_ending, reason=record.pruned or "by the objective itself")
         return self._attempt_ended(record, decisive_ending)
+
+    def _stop_stragglers(self, now: float) -> list[AnyCommand]:
+        """Ranks that are left when others have ended wait in a collective, most likely, and would for ever."""
+        commands: list[AnyCommand] = []
+        for record in self._trials.values():
+            if record.parted_at is None or record.stopping or now - record.parted_at <= self._grace_s:
+                continue
+            rank, first = next(iter(record.exits.items()))
+            reason = (
+                f"rank {record.alive[0].rank}: still busy {self._grace_s:g} s after rank {rank} {first.cause.value}"
+            )
+            commands += self._stop(record, Cause.ERROR, reason, 0.0)
+        return commands
 
     def _attempt_ended(self, record: LiveTrial, ending: Ending) -> list[AnyCommand]:
         retry = self._wants_retry(record, ending)

@@ -22,7 +22,7 @@ from hpsearch.supervisor.relay import COORDINATOR_GONE, DOWN, UP, plugin_name
 logger = logging.getLogger(__name__)
 
 RankKey = tuple[int, int, int]  # trial, attempt, rank
-N_EARLY_STOPS = 1000
+N_EARLY = 1000
 
 
 class SupervisorPlugin(WorkerPlugin):
@@ -46,7 +46,7 @@ class SupervisorPlugin(WorkerPlugin):
         self.cpus_per_rank = cpus_per_rank
         self.launcher_path = launcher_path
         self.supervisors: dict[RankKey, Any] = {}  # what runs here now; values have take() and coordinator_gone()
-        self._early_stops: OrderedDict[RankKey, dict[str, Any]] = OrderedDict()
+        self._early: OrderedDict[RankKey, list[dict[str, Any]]] = OrderedDict()
         self._own: LauncherProcess | None = None
         self._doubtful = True  # whether the launcher should be looked at before it is used
         self._over = False  # the study is: no other launcher is started any more
@@ -100,15 +100,16 @@ class SupervisorPlugin(WorkerPlugin):
         key = (body["trial"], body["attempt"], body["rank"])
         if (supervisor := self.supervisors.get(key)) is not None:
             supervisor.take(body)
-        elif body["op"] == "stop":  # it overtook its own task, or the rank has ended meanwhile
-            self._early_stops[key] = body
-            while len(self._early_stops) > N_EARLY_STOPS:
-                self._early_stops.popitem(last=False)
+        elif body["op"] != "acknowledged":  # it overtook its own task, or the rank has ended meanwhile
+            self._early.setdefault(key, []).append(body)
+            while len(self._early) > N_EARLY:
+                self._early.popitem(last=False)
 
-    def enter(self, key: RankKey, supervisor: Any) -> dict[str, Any] | None:
-        """A rank's supervisor begins; returns the stop that came before it, if one did."""
+    def enter(self, key: RankKey, supervisor: Any) -> None:
+        """A rank's supervisor begins, and hears what came before it."""
         self.supervisors[key] = supervisor
-        return self._early_stops.pop(key, None)
+        for body in self._early.pop(key, ()):
+            supervisor.take(body)
 
 
 def describe(dask_worker: Worker) -> dict[str, Any]:
