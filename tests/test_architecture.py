@@ -51,7 +51,7 @@ NARROW: dict[str, set[str]] = {
     "trial": {"errors", "events", "channel", "checkpoint"},
     "rank": {"errors", "events", "channel", "checkpoint", "trial"},
     "launcher": {"errors", "events", "passwords", "channel", "checkpoint", "trial", "rank"},
-    "supervisor": {"errors", "events", "channel", "checkpoint", "rendezvous", "trial", "rank", "launcher"},
+    "supervisor": {"errors", "events", "channel", "checkpoint", "placement", "rendezvous", "trial", "rank", "launcher"},
     "console": {"errors", "events"},
     "database": {"errors", "events", "passwords", "storage"},
     "views": {"errors", "events", "storage"},

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from hpsearch.events import Cause, Ending, Seat
+from hpsearch.events import Cause, Ending, Release, Requeue, Seat, Withdraw
 
 # A job that takes its worker down each time looks like bad luck each time; somewhere it has to end.
 MAX_LOST = 20
@@ -44,10 +44,6 @@ class LiveTrial:
     stopping: bool = False
     parted_at: float | None = None  # when the first rank of the gang ended well and left others behind
     pruned: str = ""  # the pruner's reason, once it said so
-
-    @property
-    def holder(self) -> str:
-        return f"trial {self.number} attempt {self.attempt}"
 
     @property
     def running(self) -> bool:
@@ -92,3 +88,13 @@ def decisive(exits: dict[int, Ending], ranks: int) -> Ending:
     if ranks == 1 or ending.cause in (*FINE, Cause.STOPPED, Cause.CANCELLED) or ending.reason.startswith("rank "):
         return ending
     return replace(ending, reason=f"rank {rank}: {ending.reason}")
+
+
+def release(record: LiveTrial) -> Release:
+    """The order that ends the lease of the current attempt, or its waiting for one."""
+    return Release(trial=record.number, attempt=record.attempt)
+
+
+def put_back(trial: int, attempt: int) -> Requeue | Withdraw:
+    """What becomes of a trial that is ready when nothing is started any more."""
+    return Withdraw(trial=trial) if attempt == 1 else Requeue(trial=trial)

@@ -42,10 +42,10 @@ class RankSupervisor:
         log = LogTarget(path=Path(order["log_path"]))
         return Keeper(self._plugin.launcher(), order["assignment"], Limits(**order["limits"]), log, self._up)
 
-    def _up(self, message: Message) -> None:
+    def _up(self, message: Message, **for_relay: Any) -> None:
         trial, attempt, rank = self.key
         tagged = {**message, "trial": trial, "attempt": attempt, "rank": rank}
-        self._plugin.send(self._outbox.put(tagged, now=time.monotonic()))
+        self._plugin.send(self._outbox.put(tagged, now=time.monotonic()), **for_relay)
         self._keeper.listen(len(self._outbox) < FULL_MESSAGES)
 
     def take(self, body: Message) -> None:
@@ -93,12 +93,13 @@ class RankSupervisor:
             with contextlib.ExitStack() as held:
                 await self._meet(held)
                 ending = await self._keep()
-            self._up({"op": "exited", "ending": _ending_to_message(ending)})
+            ended = [self._plugin.run, *self.key]
+            self._up({"op": "exited", "ending": _ending_to_message(ending)}, ended=ended)
         finally:
             resending.cancel()
             if self._answering is not None:
                 self._answering.cancel()
-            del self._plugin.supervisors[self.key]
+            self._plugin.leave(self.key)
         return self._outbox.kept
 
     async def _meet(self, held: contextlib.ExitStack) -> None:

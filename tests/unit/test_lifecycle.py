@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from local_slots import LocalSlots
 
 from hpsearch.budget import Budgets
 from hpsearch.events import (
@@ -35,7 +36,7 @@ from hpsearch.events import (
     WorkerLost,
 )
 from hpsearch.lifecycle import MAX_LOST, WORKERLESS_S, Lifecycle, RetryRules
-from hpsearch.placement import RankRequest, SlotTable
+from hpsearch.placement import RankRequest
 
 
 class Study:
@@ -46,12 +47,14 @@ class Study:
     ) -> None:
         self.now = 0.0
         self.n_trials = 0
-        table = SlotTable(RankRequest(ranks=ranks))
-        self.lifecycle = Lifecycle(table, Budgets(**budgets), retry or RetryRules(), grace_s=10, ask_ahead=ask_ahead)
+        self.slots = LocalSlots(RankRequest(ranks=ranks))
+        self.lifecycle = Lifecycle(
+            self.slots.request, Budgets(**budgets), retry or RetryRules(), grace_s=10, ask_ahead=ask_ahead
+        )
         self.n_slots = slots
 
     def do(self, event: AnyEvent) -> list[AnyCommand]:
-        return self.lifecycle.handle(event, now=self.now)
+        return self.slots.handle(self.lifecycle, event, self.now)
 
     def start(self) -> list[AnyCommand]:
         return self.do(WorkerJoined(worker="w", host="h", cpus=self.n_slots))
