@@ -121,3 +121,13 @@ def leaves_early(trial):
 def two_minds(trial):
     """The ranks ask for one name with two ranges."""
     return trial.suggest_float("x", 0.0, 1.0 + trial.rank)
+
+
+def short(trial):
+    """A rank that knows its number; no torch, so that hundreds are through soon."""
+    return float(trial.rank + trial.suggest_float("x", 0.0, 1.0))
+
+
+def sleepy(trial):
+    write(trial, {"pid": os.getpid()})
+    time.sleep(1000)
