@@ -47,6 +47,7 @@ bench: $(VENV)/.with-test
 	$(BIN)/python benchmarks/launch.py
 	$(BIN)/python benchmarks/verdict.py
 	$(BIN)/python benchmarks/noop.py
+	$(BIN)/python benchmarks/gang.py
 
 clean:
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

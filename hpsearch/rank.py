@@ -96,6 +96,16 @@ def _prepare(assignment: Mapping[str, Any]) -> None:
     _seed(assignment["seed"])
 
 
+def _share_gpu(fraction: float | None) -> None:
+    """Cap this process's part of a GPU that others use, too. CUDA is not initialised for it: user code may not want it.
+
+    torch keeps the call until its first touch of CUDA, ahead of any allocation.
+    """
+    torch: Any = sys.modules.get("torch")
+    if fraction is not None and torch is not None and torch.backends.cuda.is_built():
+        torch.cuda._lazy_call(lambda: torch.cuda.set_per_process_memory_fraction(fraction, 0))
+
+
 def _sees_gpu() -> bool:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return os.path.exists("/proc/driver/nvidia") if visible is None else visible not in {"", "-1"}
@@ -150,7 +160,9 @@ def _work(line: Line, assignment: Mapping[str, Any]) -> int:
     try:
         _prepare(assignment)
         doing = "import"
+        _share_gpu(assignment.get("gpu_fraction"))  # of the launcher's torch, whatever the module does when imported
         objective = _load(assignment["objective"])
+        _share_gpu(assignment.get("gpu_fraction"))  # torch may have come with it; twice is once
         doing = "error"
         trial = Trial(assignment, line)
         trials.enter(trial)

@@ -61,6 +61,7 @@ class Orders:
             "seed": None if spec.seed is None else spec.seed + launch.trial,
             "objective": objective.as_message(),
             "env": self._env(launch, seat),
+            "gpu_fraction": self._gpu_fraction(seat),
             "cwd": str(Path.cwd()),
             "directory": str(self.trial_directory(launch.trial)),
             "next_decision_step": launch.next_step,
@@ -79,4 +80,12 @@ class Orders:
         torchrun = environment(
             launch.seats, seat.rank, run_id=run_id, attempt=launch.attempt, max_attempts=self._spec.retry.max + 1
         )
-        return {"CUDA_VISIBLE_DEVICES": ",".join(seat.gpus), **torchrun}
+        env = {"CUDA_VISIBLE_DEVICES": ",".join(seat.gpus), **torchrun}
+        if fraction := self._gpu_fraction(seat):  # for libraries that take most of a device unless they are told
+            env |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{fraction:g}", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        return env
+
+    def _gpu_fraction(self, seat: Seat) -> float | None:
+        """Part of its only device that a rank may use; None for all of it, or of none."""
+        gpus = self._spec.resources.gpus_per_rank
+        return gpus if isinstance(gpus, float | int) and 0 < gpus < 1 and seat.gpus else None

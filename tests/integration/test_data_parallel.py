@@ -44,3 +44,13 @@ def test_a_search_of_gangs_prunes_and_all_ranks_agree(tmp_path: Path) -> None:
 def test_a_group_that_the_job_makes_and_destroys_itself_is_left_alone(tmp_path: Path) -> None:
     said = run_gang(tmp_path, "by_hand", ranks=2, trials=3, pruner="none", sampler="random")
     assert len(of(said, "trial.completed")) == 3, said
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_fifty_gangs_end_without_a_hang(tmp_path: Path) -> None:
+    """torch 2.13 deadlocks in about a third of such teardowns if it is left to itself."""
+    said = run_gang(
+        tmp_path, "by_hand", ranks=2, trials=50, pruner="none", sampler="random", resources__no_progress="60s"
+    )
+    assert len(of(said, "trial.completed")) == 50, said
