@@ -1,6 +1,7 @@
 """Run a study over tests/jobs/gang.py in this process and read what became of it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ JOB = Path(__file__).parent / "jobs" / "gang.py"
 
 
 def run_gang(
-    home: Path, function: str, *, ranks: int, trials: int, scheduler: str = "", name: str = "gangs", **overrides: object
+    home: Path,
+    function: str,
+    *,
+    ranks: int,
+    trials: int,
+    scheduler: str = "",
+    name: str = "gangs",
+    listen: Callable[[dict[str, Any]], None] = lambda said: None,
+    **overrides: object,
 ) -> list[dict[str, Any]]:
     """Everything that was announced, each with its ``kind``; ``__`` in a name of the overrides stands for a dot."""
     said: list[dict[str, Any]] = []
 
-    def listen(notice: Notice) -> None:
+    def hear(notice: Notice) -> None:
         said.append({"kind": notice.kind, **notice.fields})
+        listen(said[-1])
 
     spec = load_study(
         f"{JOB}:{function}",
@@ -33,7 +43,7 @@ def run_gang(
             **({"cluster.address": scheduler} if scheduler else {"cluster.workers": ranks}),
         },
     )
-    outcome = run_study(spec, listener=listen, interrupts=False)
+    outcome = run_study(spec, listener=hear, interrupts=False)
     said.append({"kind": "outcome", "exit_code": outcome.exit_code, "reason": outcome.reason})
     return said
 

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import sys
 import time
 
@@ -131,3 +132,12 @@ def short(trial):
 def sleepy(trial):
     write(trial, {"pid": os.getpid()})
     time.sleep(1000)
+
+
+def port_taken(trial):
+    if trial.attempt == 1 and trial.is_main:
+        taker = socket.socket()  # before torch comes to listen
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taker.bind(("", int(os.environ["MASTER_PORT"])))
+        taker.listen()
+    return by_hand(trial)

@@ -10,6 +10,7 @@ import pytest
 
 from hpsearch.events import Seat
 from hpsearch.rendezvous import environment, hold_port, master_address
+
 # About torchrun's own log files and handlers; threads, which the launcher sets; and what any shell sets.
 OF_ITS_OWN = {"TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_SIGNALS_TO_HANDLE", "OMP_NUM_THREADS", "COLUMNS", "LINES"}
 
