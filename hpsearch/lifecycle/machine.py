@@ -49,6 +49,8 @@ from hpsearch.placement import RankRequest
 
 # A nanny is back within seconds; longer than this without any worker is no hiccup.
 WORKERLESS_S = 60.0
+# Ranks of a gang leave at about the same time, but not at the same moment.
+MIN_PARTED_S = 2.0
 
 
 class Lifecycle:
@@ -72,6 +74,7 @@ class Lifecycle:
         self.standing = Standing(budgets)
         self._trials: dict[int, LiveTrial] = {}  # not over, by number
         self._waiting: dict[int, bool] = {}  # for seats: trial -> whether it had to queue; oldest first
+        self._parted: dict[int, float] = {}  # gangs of which some ranks ended well -> when the first did
         self._n_asked = 0  # on their way: Ask sent or expected, and not ready yet
         self._exhausted = False
         self._ending: tuple[str, int] | None = None  # reason, exit code: nothing new is started any more
@@ -265,10 +268,11 @@ class Lifecycle:
             if record.stopping:
                 return []
             if ending.cause in FINE:
-                record.parted_at = now if record.parted_at is None else record.parted_at
+                self._parted.setdefault(record.number, now)
                 return []
             # One rank alone cannot go on, and its peers would wait for it in a collective for ever.
             return self._stop(record, ending.cause, f"rank {rank}: {ending.reason}", self._grace_s)
+        self._parted.pop(record.number, None)
         released = release(record)
         decisive_ending = decisive(record.exits, len(record.seats))
         if decisive_ending.cause is Cause.PRUNED:
@@ -278,14 +282,13 @@ class Lifecycle:
     def _stop_stragglers(self, now: float) -> list[AnyCommand]:
         """Ranks that are left when others have ended wait in a collective, most likely, and would for ever."""
         commands: list[AnyCommand] = []
-        for record in self._trials.values():
-            if record.parted_at is None or record.stopping or now - record.parted_at <= self._grace_s:
-                continue
+        patience_s = max(self._grace_s, MIN_PARTED_S)
+        for number in [number for number, since in self._parted.items() if now - since > patience_s]:
+            del self._parted[number]
+            record = self._trials[number]
             rank, first = next(iter(record.exits.items()))
-            reason = (
-                f"rank {record.alive[0].rank}: still busy {self._grace_s:g} s after rank {rank} {first.cause.value}"
-            )
-            commands += self._stop(record, Cause.ERROR, reason, 0.0)
+            reason = f"rank {record.alive[0].rank}: still busy {patience_s:g} s after rank {rank} {first.cause.value}"
+            commands += [] if record.stopping else self._stop(record, Cause.ERROR, reason, 0.0)
         return commands
 
     def _attempt_ended(self, record: LiveTrial, ending: Ending) -> list[AnyCommand]:

@@ -42,7 +42,6 @@ class LiveTrial:
     exits: dict[int, Ending] = field(default_factory=dict)  # rank -> how it ended, in order of arrival
     last_step: int = -1
     stopping: bool = False
-    parted_at: float | None = None  # when the first rank of the gang ended well and left others behind
     pruned: str = ""  # the pruner's reason, once it said so
 
     @property
@@ -53,7 +52,6 @@ class LiveTrial:
         """The next attempt of the same trial: nothing of the last one counts any more."""
         self.attempt += 1
         self.seats, self.exits, self.last_step, self.stopping, self.pruned = (), {}, -1, False, ""
-        self.parted_at = None
 
     @property
     def alive(self) -> tuple[Seat, ...]:

@@ -35,6 +35,7 @@ class RankSupervisor:
         self._answering: asyncio.TimerHandle | None = None
         self._order = order
         self._port: asyncio.Future[int] = asyncio.get_running_loop().create_future()  # where the gang meets
+        self._stopped = False
         self._keeper = self._new_keeper()
 
     def _new_keeper(self) -> Keeper:
@@ -78,6 +79,7 @@ class RankSupervisor:
         self._stop("the coordinator is gone", 0.0, Cause.LOST)
 
     def _stop(self, reason: str, grace_s: float, cause: Cause) -> None:
+        self._stopped = True
         self._keeper.stop(reason, grace_s, cause)
         self._meet_at(0)  # it need not wait for the others any more
 
@@ -116,7 +118,9 @@ class RankSupervisor:
         ending = await self._keeper.run()
         if ending.cause is Cause.LOST:
             self._plugin.doubt()
-            if self._keeper.pid is None:  # the launcher died idle: nothing was lost yet, and another one is soon there
+            if (
+                self._keeper.pid is None and not self._stopped
+            ):  # the launcher died idle: nothing was lost yet, and another one is soon there
                 self._keeper = self._new_keeper()
                 ending = await self._keeper.run()
         return ending
