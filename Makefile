@@ -49,6 +49,7 @@ bench: $(VENV)/.with-test
 	$(BIN)/python benchmarks/noop.py
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/gang.py
 
 clean:
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

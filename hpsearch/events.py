@@ -101,6 +101,23 @@ class SearchExhausted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Queued(Event):
+    """The answer to Acquire when the seats are not free: Seated follows once they are."""
+
+    trial: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seated(Event):
+    """All ranks of an attempt have their seats."""
+
+    trial: int
+    attempt: int
+    seats: "tuple[Seat, ...]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankStarted(Event):
     trial: int
     attempt: int
@@ -171,6 +188,8 @@ AnyEvent = (
     | WorkerLost
     | TrialReady
     | SearchExhausted
+    | Queued
+    | Seated
     | RankStarted
     | Reported
     | Judged
@@ -209,6 +228,22 @@ class Ask(Command):
     """
 
     ahead: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquire(Command):
+    """Ask for the seats of a gang, and answer with Seated, or with Queued first."""
+
+    trial: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release(Command):
+    """The attempt needs its seats no more, or no longer waits for any. Twice is once."""
+
+    trial: int
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +338,21 @@ class Finish(Command):
     exit_code: int
 
 
-AnyCommand = Ask | Launch | Record | Judge | Deliver | StopAttempt | EndAttempt | Tell | Requeue | Withdraw | Finish
+AnyCommand = (
+    Ask
+    | Acquire
+    | Release
+    | Launch
+    | Record
+    | Judge
+    | Deliver
+    | StopAttempt
+    | EndAttempt
+    | Tell
+    | Requeue
+    | Withdraw
+    | Finish
+)
 
 # -------------------------------------------------------------------------------------------- notices
 

@@ -7,10 +7,12 @@ from typing import Any, assert_never
 
 from optuna.trial import FrozenTrial
 
+from hpsearch.coordinator import facts
 from hpsearch.coordinator.afterwards import AfterCommit, Patience
 from hpsearch.coordinator.announcer import Announcer
 from hpsearch.coordinator.attempts import Attempts
 from hpsearch.coordinator.inbound import Adopted, Committed, DatabaseAway, Inbound, Incoming, WritesFailed
+from hpsearch.coordinator.leases import Leases
 from hpsearch.coordinator.lines import Lines
 from hpsearch.coordinator.link import Arrived, Link, TaskDone
 from hpsearch.coordinator.orders import Orders
@@ -18,6 +20,7 @@ from hpsearch.coordinator.proposals import Proposal, Proposals, as_ended
 from hpsearch.coordinator.services import Services
 from hpsearch.errors import HpsearchError
 from hpsearch.events import (
+    Acquire,
     AnyCommand,
     AnyEvent,
     Ask,
@@ -34,7 +37,7 @@ from hpsearch.events import (
     RankExited,
     RankStarted,
     Record,
-    Reported,
+    Release,
     Requeue,
     SearchExhausted,
     StopAttempt,
@@ -43,10 +46,10 @@ from hpsearch.events import (
     TrialReady,
     TrialStopRequested,
     Withdraw,
-    WorkerJoined,
     WorkerLost,
 )
 from hpsearch.lifecycle import Lifecycle
+from hpsearch.placement import RankRequest
 from hpsearch.storage import Request, StudyStore
 from hpsearch.supervisor.plugin import RankKey
 from hpsearch.supervisor.task import ending_from_message
@@ -61,6 +64,7 @@ class Coordinator:
         store: open; its callbacks put :class:`Committed` and :class:`WritesFailed` into ``inbound``.
         lifecycle: decides.
         link: carries.
+        request: the shape of every gang.
         orders: writes what a rank is given.
         inbound: where everything arrives.
         announcer: tells the world.
@@ -73,6 +77,7 @@ class Coordinator:
         proposals: Proposals,
         lifecycle: Lifecycle,
         link: Link,
+        request: RankRequest,
         orders: Orders,
         inbound: Inbound,
         announcer: Announcer,
@@ -90,6 +95,7 @@ class Coordinator:
         self._attempts = Attempts(store, announcer, lifecycle.standing)
         self._ready: dict[int, Proposal] = {}  # asked or found, and not over
         self._lines = Lines(link, clock)  # to ranks that run
+        self._leases = Leases(link, clock, request)
         self._after_commit = AfterCommit(store.ticket, lambda ticket: inbound.put(Committed(ticket=ticket)))
         self._n_ahead = 0  # trials to ask for when nothing else is to be done
         self._patience = Patience()
@@ -150,6 +156,7 @@ class Coordinator:
             case Ticked():
                 self._check_link()
                 self._lines.repeat()
+                self._leases.repeat()
                 self._feed(incoming)
                 if self._finish is None:
                     self._finish = self._patience.over(self._clock())
@@ -185,6 +192,10 @@ class Coordinator:
         match body["op"]:
             case "joined":
                 self._worker_joined(body)
+            case "seated" | "queued":
+                if body["op"] == "seated":
+                    self._leases.seated(body["trial"], body["attempt"])
+                self._feed(facts.seats_answer(body))
             case "worker-lost":
                 self._worker_lost(body["worker"])
             case "heard":
@@ -196,13 +207,7 @@ class Coordinator:
                     self._heard(key, body)
 
     def _worker_joined(self, body: dict[str, Any]) -> None:
-        event = WorkerJoined(
-            worker=body["worker"],
-            host=body["host"],
-            cpus=body["cpus"],
-            gpus=tuple(body["gpus"]),
-            memory_bytes=body["memory_bytes"],
-        )
+        event = facts.worker_joined(body)
         self._feed(event)
         self._announcer.say(
             "worker.joined",
@@ -251,21 +256,16 @@ class Coordinator:
                 self._feed(RankStarted(trial=trial, attempt=attempt, rank=rank))
                 self._attempts.started(trial, attempt, rank, body["pid"], self._ready[trial].params)
             case "report":
-                self._feed(
-                    Reported(
-                        trial=trial,
-                        attempt=attempt,
-                        rank=rank,
-                        step=body["step"],
-                        value=body["value"],
-                        metrics=body["metrics"],
-                    )
-                )
+                self._feed(facts.reported(key, body))
             case "exited":
                 self._rank_exited(key, ending_from_message(body["ending"]))
             case "suggest" | "user_attr" | "constraint":
                 if (answer := self._services.serve(trial, body)) is not None:
                     self._lines.send(key, answer)
+            case "rendezvous":
+                for peer in self._lines.of(trial, attempt):
+                    if peer != key:
+                        self._lines.send(peer, {"op": "rendezvous", "port": body["port"]})
             case "saved":
                 pass
         if key in self._lines:  # the sender may forget what it said, once that is committed
@@ -285,6 +285,10 @@ class Coordinator:
                     self._n_ahead += 1
                 else:
                     self._ask()
+            case Acquire():
+                self._leases.acquire(command.trial, command.attempt)
+            case Release():
+                self._leases.release(command.trial, command.attempt)
             case Launch():
                 self._launch(command)
             case Record():
@@ -367,24 +371,12 @@ class Coordinator:
         )
 
     def _deliver(self, command: Deliver) -> None:
-        body = {
-            "op": "verdict",
-            "step": command.step,
-            "verdict": command.verdict.value,
-            "next_step": command.next_step,
-        }
         for seat in command.seats:
-            self._lines.send((command.trial, command.attempt, seat.rank), body)
+            self._lines.send((command.trial, command.attempt, seat.rank), facts.verdict(command))
 
     def _stop(self, command: StopAttempt) -> None:
-        body = {
-            "op": "stop",
-            "cause": command.cause.value,
-            "reason": command.reason,
-            "grace_s": command.grace_s,
-        }
         for seat in command.seats:
-            self._lines.send((command.trial, command.attempt, seat.rank), body)
+            self._lines.send((command.trial, command.attempt, seat.rank), facts.stop(command))
 
     def _end_attempt(self, command: EndAttempt) -> None:
         for key in self._lines.of(command.trial, command.attempt):

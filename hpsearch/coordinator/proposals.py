@@ -119,9 +119,13 @@ class Proposals:
         """Answer a define-by-run suggestion.
 
         Raises:
-            ValueError: the name is known with another kind of distribution, as in Optuna.
+            ValueError: the name is known with another distribution, perhaps by another rank of the gang.
         """
-        return suggest(self._open[number], name, json_to_distribution(distribution_json))
+        trial, distribution = self._open[number], json_to_distribution(distribution_json)
+        known = trial.distributions.get(name)
+        if known is not None and distribution_to_json(known) != distribution_to_json(distribution):
+            raise ValueError(f"parameter {name!r} is {known} in this trial, not {distribution}")
+        return suggest(trial, name, distribution)
 
     def report(self, number: int, step: int, value: float) -> None:
         """Keep an intermediate value. A later attempt of the trial writes over what an earlier one reported."""

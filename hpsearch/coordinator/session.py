@@ -122,20 +122,19 @@ class Session:
         gpus = resources.gpus_per_rank
         if gpus == "auto":
             gpus = 1 if facts and all(fact["gpus"] for fact in facts.values()) else 0
-        if gpus != int(gpus):
-            raise UsageError(f"resources.gpus_per_rank: must be a whole number in this version (got {gpus:g})")
+        if gpus > 1 and gpus != int(gpus):
+            raise UsageError(f"resources.gpus_per_rank: must be a whole number, or less than 1 (got {gpus:g})")
         request = RankRequest(
             ranks=resources.ranks,
             cpus=resources.cpus_per_rank,
-            gpus=int(gpus),
+            gpus=gpus,
             memory_bytes=resources.memory_bytes,
+            one_host=resources.hosts == "one",
         )
-        table = SlotTable(request)
+        table = SlotTable()
         for worker, fact in facts.items():
             table.join(worker, **fact)
-        table.check()
-        if resources.ranks > 1:
-            raise UsageError(f"resources.ranks: this version runs one rank a trial (got {resources.ranks})")
+        table.check(request)
         return request
 
     def _check_space(self) -> None:
@@ -196,7 +195,7 @@ class Session:
         )
         retry = RetryRules(max=spec.retry.max, on=frozenset(spec.retry.on))
         ahead = ask_ahead_depth(self.sampler) if spec.ask_ahead is None else spec.ask_ahead
-        lifecycle = Lifecycle(SlotTable(request), budgets, retry, grace_s=spec.resources.grace_s, ask_ahead=ahead)
+        lifecycle = Lifecycle(request, budgets, retry, grace_s=spec.resources.grace_s, ask_ahead=ahead)
         for cause, values in proposals.over():
             lifecycle.standing.count(cause, values)
         return lifecycle
@@ -238,6 +237,7 @@ class Session:
                 proposals=proposals,
                 lifecycle=lifecycle,
                 link=link,
+                request=request,
                 orders=Orders(self.spec),
                 inbound=self.inbound,
                 announcer=announcer,

@@ -1,11 +1,14 @@
 """A trial that is not over, and the rules by which an attempt may follow another."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from hpsearch.events import Cause, Ending, Seat
+from hpsearch.events import Cause, Ending, Release, Requeue, Seat, Withdraw
 
 # A job that takes its worker down each time looks like bad luck each time; somewhere it has to end.
 MAX_LOST = 20
+FINE = (Cause.RETURNED, Cause.PRUNED)
+# What torch writes where a collective breaks because somebody else has left it.
+COLLECTIVE_WORDS = ("gloo/transport", "NCCL", "nccl", "Connection closed by peer", "Connection reset by peer")
 # What `retry.on` calls the causes that are the job's own.
 RETRY_WORD = {
     Cause.ERROR: "error",
@@ -42,10 +45,6 @@ class LiveTrial:
     pruned: str = ""  # the pruner's reason, once it said so
 
     @property
-    def holder(self) -> str:
-        return f"trial {self.number} attempt {self.attempt}"
-
-    @property
     def running(self) -> bool:
         return bool(self.seats)
 
@@ -59,8 +58,41 @@ class LiveTrial:
         return tuple(seat for seat in self.seats if seat.rank not in self.exits)
 
 
-def decisive(exits: dict[int, Ending]) -> Ending:
-    """The end that counts for the gang: the first fault, else what rank 0 says."""
-    fine = (Cause.RETURNED, Cause.PRUNED)
-    faults = [ending for ending in exits.values() if ending.cause not in fine]
-    return faults[0] if faults else exits[min(exits)]
+def decisive(exits: dict[int, Ending], ranks: int) -> Ending:
+    """The end that counts for the gang: what struck it first, else what rank 0 says; in a gang it names the rank.
+
+    A rank that dies breaks its peers' collectives, and their words about that may arrive before it is known dead: what
+    collectives say counts last. An end asked for by a person or by the study's own end counts before what it broke.
+    """
+    said_fine = exits.get(0) is not None and exits[0].cause in FINE
+
+    def weight(rank: int) -> int:
+        ending = exits[rank]
+        match ending.cause:
+            case Cause.CANCELLED:
+                return 0
+            case Cause.LOST:
+                return 1
+            case Cause.RETURNED | Cause.PRUNED:
+                return 3 if rank == 0 else 6
+            case Cause.STOPPED:
+                return 4
+            case Cause.ERROR if any(word in ending.reason for word in COLLECTIVE_WORDS):
+                return 2 if said_fine else 5
+        return 2
+
+    rank = min(exits, key=weight)  # of equals the first that arrived
+    ending = exits[rank]
+    if ranks == 1 or ending.cause in (*FINE, Cause.STOPPED, Cause.CANCELLED) or ending.reason.startswith("rank "):
+        return ending
+    return replace(ending, reason=f"rank {rank}: {ending.reason}")
+
+
+def release(record: LiveTrial) -> Release:
+    """The order that ends the lease of the current attempt, or its waiting for one."""
+    return Release(trial=record.number, attempt=record.attempt)
+
+
+def put_back(trial: int, attempt: int) -> Requeue | Withdraw:
+    """What becomes of a trial that is ready when nothing is started any more."""
+    return Withdraw(trial=trial) if attempt == 1 else Requeue(trial=trial)

@@ -85,7 +85,8 @@ def _limits(spec: StudySpec) -> Iterator[tuple[str, str]]:
     if (failures := budget.failures) is not None:
         yield "budget.failures", f"{failures.percent:g}%" if failures.count is None else _words(failures.count)
     yield from (
-        (f"resources.{word}", _words(getattr(resources, word))) for word in ("ranks", "gpus_per_rank", "cpus_per_rank")
+        (f"resources.{word}", _words(getattr(resources, word)))
+        for word in ("ranks", "gpus_per_rank", "cpus_per_rank", "hosts")
     )
     yield "resources.memory", "none" if resources.memory_bytes is None else size_words(resources.memory_bytes)
     yield "resources.time", _duration(resources.time_s)

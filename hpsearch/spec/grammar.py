@@ -151,6 +151,7 @@ RESOURCES = Section(
         "gpus_per_rank": Field(Either("auto", Real(0, 1024)), "GPUs a process holds; auto: one where there are any."),
         "cpus_per_rank": Field(Whole(1, 100_000), "CPUs a process holds."),
         "cpus": Field(Whole(1, 100_000), "The same as cpus_per_rank."),
+        "hosts": Field(Word(("one", "any")), "one: all processes of a trial on one host; any: on as few as possible."),
         "memory": Field(size(), "Memory a process may use, such as 2GB."),
         "time": Field(duration(), "An attempt is stopped after this long."),
         "no_progress": Field(duration(), "An attempt is stopped after this long without a report."),

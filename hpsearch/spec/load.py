@@ -187,6 +187,7 @@ def _resources(values: Mapping[str, Any], item: Item) -> Resources:
         "ranks": values.get("ranks"),
         "gpus_per_rank": values.get("gpus_per_rank"),
         "cpus_per_rank": values.get("cpus_per_rank", values.get("cpus")),
+        "hosts": values.get("hosts"),
         "memory_bytes": None if memory is None else round(memory),
         "time_s": values.get("time"),
         "no_progress_s": values.get("no_progress"),

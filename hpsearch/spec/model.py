@@ -95,6 +95,7 @@ class Resources:
     ranks: int = 1
     gpus_per_rank: float | Literal["auto"] = "auto"
     cpus_per_rank: int = 1
+    hosts: Literal["one", "any"] = "any"  # whether all ranks of a trial must sit on one
     memory_bytes: int | None = None  # a rank
     time_s: float | None = None  # an attempt
     no_progress_s: float | None = None  # between two reports
