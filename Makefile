@@ -6,11 +6,12 @@ INSTALL = $(BIN)/python -m pip install --quiet --quiet --constraint constraints.
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check docs bench clean
+.PHONY: help demo test chaos check docs bench clean
 
 help:
 	@echo "make demo    search the hyperparameters of a small network, on this machine"
 	@echo "make test    run all tests"
+	@echo "make chaos   kill, lock, cut off and fill up, twenty seeds a fault: about an hour"
 	@echo "make check   lint, format, types, rooms, documentation"
 	@echo "make docs    build the documentation into site/"
 	@echo "make bench   measure what benchmarks/RESULTS.md shows"
@@ -25,6 +26,9 @@ demo: $(VENV)/.with-demo
 
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+
+chaos: $(VENV)/.with-test
+	$(BIN)/python -m pytest --numprocesses 4 -m soak tests/faults
 
 check: $(VENV)/.with-dev
 	$(BIN)/ruff check .
@@ -43,6 +47,9 @@ bench: $(VENV)/.with-test
 	$(BIN)/python benchmarks/launch.py
 	$(BIN)/python benchmarks/verdict.py
 	$(BIN)/python benchmarks/noop.py
+	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/gang.py
 
 clean:
 	rm -rf $(VENV) site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -23,12 +23,12 @@ class Ran:
     attempt: AttemptRow
 
 
-def run_job(function: str, *, trials: int, slots: int, **overrides: object) -> Sequence[Ran]:
-    """All trials of a study over ``benchmarks/jobs.py:function``, in order; the CPUs are dealt to the slots."""
+def run_job(function: str, file: str = "jobs.py", *, trials: int, slots: int, **overrides: object) -> Sequence[Ran]:
+    """All trials of a study over ``benchmarks/<file>:function``, in order; the CPUs are dealt to the slots."""
     with tempfile.TemporaryDirectory() as directory:
         storage = f"sqlite:///{directory}/studies.db"
         spec = load_study(
-            f"{ROOT / 'benchmarks/jobs.py'}:{function}",
+            f"{ROOT / 'benchmarks' / file}:{function}",
             overrides=[
                 f"directory={directory}",
                 f"resources.cpus={max(CPU_COUNT // slots, 1)}",

@@ -23,7 +23,7 @@ from hpsearch.events import DrainRequested, KillRequested
 from hpsearch.search import build_pruner, build_sampler
 from hpsearch.space import Space
 from hpsearch.spec import Budget, ClusterSpec, Component, Metric, Objective, Resources, Retry, StudySpec, wrong_name
-from hpsearch.storage import optuna_url
+from hpsearch.storage import load_study
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -50,6 +50,7 @@ def run_study(
     *,
     listener: Listener,
     fresh: bool = False,
+    take_over: bool = False,
     resume_command: str = "",
     interrupts: bool = True,
     launcher: "LauncherProcess | None" = None,
@@ -60,6 +61,7 @@ def run_study(
         spec: from :func:`hpsearch.spec.load_study`.
         listener: hears every notice, on the coordinator's thread; must be quick.
         fresh: delete a study of that name first.
+        take_over: replace a coordinator of this study that is alive; it ends, and what it runs starts again.
         resume_command: shown to people as what continues this study.
         interrupts: Ctrl-C or SIGTERM drains, the second time kills.
         launcher: warming up for this study's local cluster already; closed at the end.
@@ -73,6 +75,7 @@ def run_study(
         pruner=build_pruner(spec.pruner),
         listener=listener,
         fresh=fresh,
+        take_over=take_over,
         resume_command=resume_command,
         launcher=launcher,
     )
@@ -227,7 +230,7 @@ def _storage_url(storage: str | None) -> Iterator[str]:
 
 def _loaded(name: str, url: str, *, keep: bool) -> optuna.Study:
     if keep:
-        return optuna.load_study(study_name=name, storage=optuna_url(url))
+        return load_study(url, name)
     memory = optuna.storages.InMemoryStorage()
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # that a copy was made is no news to the caller

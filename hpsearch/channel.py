@@ -43,6 +43,9 @@ class Outbox:
         self._moved_at = now
         return list(self._unacknowledged)
 
+    def __len__(self) -> int:
+        return len(self._unacknowledged)
+
     @property
     def kept(self) -> list[Message]:
         """All that is not acknowledged yet, oldest first."""

@@ -110,7 +110,7 @@ class StudyHeld(OutOfReach):
         self.holder = holder
 
     def __str__(self) -> str:
-        return f"study {self.study!r} is being run by {self.holder}: wait for it, or stop it with `hpsearch stop`"
+        return f"study {self.study!r} is being run by {self.holder}: wait, `hpsearch stop`, or --take-over"
 
 
 class GangTooLarge(OutOfReach):

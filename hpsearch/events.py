@@ -110,6 +110,23 @@ class SearchExhausted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Queued(Event):
+    """The answer to Acquire when the seats are not free: Seated follows once they are."""
+
+    trial: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seated(Event):
+    """All ranks of an attempt have their seats."""
+
+    trial: int
+    attempt: int
+    seats: "tuple[Seat, ...]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankStarted(Event):
     trial: int
     attempt: int
@@ -181,6 +198,8 @@ AnyEvent = (
     | WorkerPreempted
     | TrialReady
     | SearchExhausted
+    | Queued
+    | Seated
     | RankStarted
     | Reported
     | Judged
@@ -219,6 +238,23 @@ class Ask(Command):
     """
 
     ahead: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquire(Command):
+    """Ask for the seats of a gang, and answer with Seated, or with Queued first."""
+
+    trial: int
+    attempt: int
+    avoid: frozenset[str] = frozenset()  # hosts, as long as there are enough others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release(Command):
+    """The attempt needs its seats no more, or no longer waits for any. Twice is once."""
+
+    trial: int
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,7 +357,20 @@ class Finish(Command):
 
 
 AnyCommand = (
-    Ask | Launch | Record | Judge | Deliver | StopAttempt | EndAttempt | Tell | Requeue | Withdraw | Warn | Finish
+    Ask
+    | Acquire
+    | Release
+    | Launch
+    | Record
+    | Judge
+    | Deliver
+    | StopAttempt
+    | EndAttempt
+    | Tell
+    | Requeue
+    | Withdraw
+    | Warn
+    | Finish
 )
 
 # -------------------------------------------------------------------------------------------- notices

@@ -96,6 +96,16 @@ def _prepare(assignment: Mapping[str, Any]) -> None:
     _seed(assignment["seed"])
 
 
+def _share_gpu(fraction: float | None) -> None:
+    """Cap this process's part of a GPU that others use, too. CUDA is not initialised for it: user code may not want it.
+
+    torch keeps the call until its first touch of CUDA, ahead of any allocation.
+    """
+    torch: Any = sys.modules.get("torch")
+    if fraction is not None and torch is not None and torch.backends.cuda.is_built():
+        torch.cuda._lazy_call(lambda: torch.cuda.set_per_process_memory_fraction(fraction, 0))
+
+
 def _sees_gpu() -> bool:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return os.path.exists("/proc/driver/nvidia") if visible is None else visible not in {"", "-1"}
@@ -150,7 +160,9 @@ def _work(line: Line, assignment: Mapping[str, Any]) -> int:
     try:
         _prepare(assignment)
         doing = "import"
+        _share_gpu(assignment.get("gpu_fraction"))  # of the launcher's torch, whatever the module does when imported
         objective = _load(assignment["objective"])
+        _share_gpu(assignment.get("gpu_fraction"))  # torch may have come with it; twice is once
         doing = "error"
         trial = Trial(assignment, line)
         trials.enter(trial)
@@ -236,6 +248,8 @@ def _failure(error: BaseException, doing: str, assignment: Mapping[str, Any]) ->
     cause = doing
     if isinstance(error, BadObjective):
         what = str(error)
+    elif is_port_taken(what):
+        cause = "rendezvous"
     elif is_out_of_memory(error, what):
         cause, what = "oom", f"out of memory: {what}"
     elif doing == "import":
@@ -263,6 +277,11 @@ def is_out_of_memory(error: BaseException, said: str) -> bool:
     return isinstance(error, RuntimeError) and any(
         words in said for words in ("can't allocate memory", "not enough memory", "out of memory")
     )
+
+
+def is_port_taken(said: str) -> bool:
+    """Whether torch found somebody else listening where this gang was to meet: nobody's fault."""
+    return "EADDRINUSE" in said and f"port: {os.environ.get('MASTER_PORT')}," in said
 
 
 def _traceback(error: BaseException) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hpsearch import passwords
+
 ROOT = Path(__file__).parent.parent
 # How long a process may take to be gone once its test is over; all of them end by themselves.
 LEAVE_S = 10.0
@@ -15,8 +17,11 @@ LEAVE_S = 10.0
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith("HPSEARCH_"):
+        if passwords.is_private(name):
             monkeypatch.delenv(name)
+    monkeypatch.setattr(passwords, "_kept", {})
+    monkeypatch.setattr(passwords, "_seen", set())
+    monkeypatch.setattr(passwords, "_withdrawn", "")
 
 
 @pytest.fixture(autouse=True)

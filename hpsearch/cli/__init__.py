@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from hpsearch import __version__
-from hpsearch.cli import control, logs, look, run, study_files
+from hpsearch import __version__, passwords
+from hpsearch.cli import control, database, logs, look, run, study_files
 from hpsearch.cli.options import Invocation, program_name
 from hpsearch.errors import HpsearchError
 
@@ -38,6 +38,7 @@ for verb in (
     control.stop,
 ):
     app.command()(verb)
+app.add_typer(database.db, name="db")
 
 # typer ships its own copy of click's exceptions in newer versions, and uses click's in older ones.
 _ClickException: type[Exception] = next(
@@ -69,6 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = tuple(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no name of a parameter ends a search
+    if any(passwords.shows(argument) for argument in typed):
+        typer.echo(
+            "hpsearch: warning: `ps` shows the password to everybody: use storage.password_file, PGPASSFILE or "
+            "HPSEARCH_STORAGE instead",
+            err=True,
+        )
     try:
         result = app(
             args=list(typed),
@@ -99,7 +106,7 @@ def _refuse(error: HpsearchError) -> int:
 
     # The lines of a study file name a place, as compilers do; anything else names the program.
     prefix = "" if isinstance(error, StudyFileError) else "hpsearch: "
-    for line in str(error).splitlines():
+    for line in passwords.scrub(passwords.masked(str(error))).splitlines():
         typer.echo(prefix + one_line(line), err=True)
     return error.exit_code
 
@@ -110,7 +117,7 @@ def _refuse_usage(error: Exception) -> int:
         return 2
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "hpsearch"
-    message = " ".join(str(getattr(error, "format_message", error.__str__)()).split())
+    message = passwords.masked(" ".join(str(getattr(error, "format_message", error.__str__)()).split()))
     typer.echo(f"{path}: {message.rstrip('.')} (see {path} --help)", err=True)
     return 2
 

@@ -6,14 +6,14 @@ import traceback
 
 import typer
 
-from hpsearch import __version__
+from hpsearch import __version__, passwords
 from hpsearch.console.words import one_line
 
 
 def say_internal_error(error: Exception) -> int:
     """Report ``error`` in one line; its traceback goes to a file, or to stderr with HPSEARCH_DEBUG. Returns 1."""
-    trace = "".join(traceback.format_exception(error))
-    text = one_line(f"{type(error).__name__}: {error}")
+    trace = passwords.scrub("".join(traceback.format_exception(error)))
+    text = one_line(passwords.scrub(f"{type(error).__name__}: {error}"))
     if os.environ.get("HPSEARCH_DEBUG", "") not in ("", "0"):
         typer.echo(trace, err=True)
         typer.echo(f"hpsearch: internal error: {text}", err=True)

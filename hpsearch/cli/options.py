@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpsearch import passwords
 from hpsearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Invocation:
     program: str = "hpsearch"
 
     def resume_command(self) -> str:
-        """The same command, ready to paste: without ``--fresh``, and with passwords masked."""
+        """The same command, ready to paste: without ``--fresh`` and ``--take-over``, and without passwords."""
         import shlex
 
         kept: list[str] = []
@@ -50,27 +51,14 @@ class Invocation:
             if argument == "--":
                 kept += self.arguments[n:]
                 break
-            if argument != "--fresh":
+            if argument not in ("--fresh", "--take-over", "--yes", "-y"):
                 kept.append(argument)
-        return " ".join([self.program, shlex.join(without_password(argument) for argument in kept)]).rstrip()
+        return " ".join([self.program, shlex.join(passwords.masked(argument, "") for argument in kept)]).rstrip()
 
 
 def program_name() -> str:
     """How this program was started, as a person would type it again."""
     return "python -m hpsearch" if Path(sys.argv[0]).name == "__main__.py" else "hpsearch"
-
-
-def without_password(text: str) -> str:
-    """``text`` with the password of a URL in it replaced by ``***``."""
-    scheme, mark, rest = text.partition("://")
-    if not mark:
-        return text
-    authority, slash, path = rest.partition("/")
-    user_info, at, host = authority.rpartition("@")
-    user, colon, _ = user_info.partition(":")
-    if not at or not colon:
-        return text
-    return f"{scheme}://{user}:***@{host}{slash}{path}"
 
 
 def find_storage(given: str | None) -> str:
@@ -81,12 +69,20 @@ def find_storage(given: str | None) -> str:
     """
     url = given or os.environ.get("HPSEARCH_STORAGE")
     if url:
+        if file := os.environ.get(passwords.FILE):
+            unlock(url, file)
         return url
     if Path("studies.db").exists():
         return DEFAULT_STORAGE
     raise UsageError(
         "no studies.db in this directory: give --storage URL, or set HPSEARCH_STORAGE (`hpsearch run` makes a database)"
     )
+
+
+def unlock(url: str, file: str) -> None:
+    """Read the password of a database from a file; a warning where others can read it too. UsageError."""
+    if warning := passwords.read_file(passwords.bare(url), file):
+        typer.echo(f"hpsearch: warning: {warning}", err=True)
 
 
 def find_study(views: "Views", name: str | None, *, running_first: bool = False) -> "StudySummary":
@@ -121,7 +117,7 @@ def where_options(storage: str | None, name: str | None) -> str:
 
     parts = []
     if storage is not None and storage != (os.environ.get("HPSEARCH_STORAGE") or DEFAULT_STORAGE):
-        parts += ["--storage", without_password(storage)]
+        parts += ["--storage", passwords.masked(storage, "")]
     if name is not None:
         parts += ["--name", name]
     return shlex.join(parts)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpsearch.cli.options import Invocation, holds_others, where_options, without_password
+from hpsearch import passwords
+from hpsearch.cli.options import Invocation, holds_others, unlock, where_options
 from hpsearch.errors import HpsearchError
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ Workers = Annotated[int | None, typer.Option(metavar="N", help="Local Dask worke
 Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="An existing Dask scheduler to run on.")]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the sampler.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the study of this name and start over.")]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Replace whoever runs this study at this moment, after asking.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="The answer to what --take-over asks.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run; start and write nothing.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object an event on stdout, the rest on stderr.")]
@@ -51,6 +56,8 @@ def run(
     scheduler: Scheduler = None,
     seed: Seed = None,
     fresh: Fresh = False,
+    take_over: TakeOver = False,
+    yes: Yes = False,
     dry_run: DryRun = False,
     plain: Plain = False,
     json: Json = False,
@@ -64,6 +71,7 @@ def run(
     """
     from hpsearch.spec import load_study
 
+    passwords.withdraw()  # before the first child process, and before this one stays for hours
     options: dict[str, object] = {
         "storage": storage,
         "name": name,
@@ -76,15 +84,39 @@ def run(
     }
     given = {key: value for key, value in options.items() if value is not None}
     spec = load_study(study, overrides or (), options=given)
+    if spec.password_file is not None:
+        unlock(spec.storage, spec.password_file)
     if dry_run:
         from hpsearch.cli.dry_run import plan
 
         for line in plan(spec, fresh=fresh):
             typer.echo(line)
         return
+    take_over = take_over and _may_take_over(spec, yes=yes)
     invocation = context.obj if isinstance(context.obj, Invocation) else Invocation(tuple(sys.argv[1:]))
     with _warming(spec) as launcher:
-        raise typer.Exit(_search(spec, invocation, launcher, fresh=fresh, plain=plain, json=json))
+        raise typer.Exit(_search(spec, invocation, launcher, fresh=fresh, take_over=take_over, plain=plain, json=json))
+
+
+def _may_take_over(spec: "StudySpec", *, yes: bool) -> bool:
+    """Whether there is somebody to take the study from, and the person at the terminal wants that."""
+    from hpsearch.errors import NoSuchStudy, StorageUnreachable, UsageError
+    from hpsearch.views import open_views
+
+    try:
+        with open_views(spec.storage) as views:
+            holder = views.study(spec.name).holder
+    except (NoSuchStudy, StorageUnreachable):  # no such study yet; what else is wrong is said when it is opened
+        return False
+    if not holder or yes:
+        return bool(holder)
+    if not sys.stdin.isatty():
+        raise UsageError(f"study {spec.name!r} is being run by {holder}: --take-over asks first, --yes answers")
+    if not typer.confirm(
+        f"study {spec.name!r} is being run by {holder}. Replace it? What it runs now starts again", err=True
+    ):
+        raise typer.Exit(5)
+    return True
 
 
 @contextmanager
@@ -108,6 +140,7 @@ def _search(
     launcher: "LauncherProcess | None",
     *,
     fresh: bool,
+    take_over: bool,
     plain: bool,
     json: bool,
 ) -> int:
@@ -121,7 +154,7 @@ def _search(
         study=spec.name,
         program=invocation.program,
         where=where_options(spec.storage, name),
-        storage=without_password(spec.storage),
+        storage=spec.storage,
     )
     resume = invocation.resume_command()
     console = open_console(mode, hints)
@@ -130,7 +163,9 @@ def _search(
             from hpsearch.api import run_study
 
             logging.getLogger("optuna").setLevel(logging.WARNING)  # its news of each trial are told here already
-            outcome = run_study(spec, listener=console, fresh=fresh, resume_command=resume, launcher=launcher)
+            outcome = run_study(
+                spec, listener=console, fresh=fresh, take_over=take_over, resume_command=resume, launcher=launcher
+            )
     except HpsearchError:
         if console.begun and not console.finished:
             typer.echo(f"resume: {resume}", err=True)

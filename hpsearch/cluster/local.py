@@ -14,8 +14,9 @@ from typing import Any
 import dask
 import psutil
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Nanny, Status
 
+from hpsearch import passwords
 from hpsearch.cluster.connection import Connection
 from hpsearch.errors import ClusterUnreachable
 from hpsearch.supervisor.devices import visible_gpus
@@ -78,6 +79,15 @@ def open_local(plan: LocalPlan, scratch: Path) -> Connection:
         return Connection(client=client, n_workers=plan.n_workers, closers=[opened.pop_all().close])
 
 
+class _DiscreetNanny(Nanny):
+    """Spawns workers, the later ones too, that do not inherit what only this process should know."""
+
+    async def instantiate(self) -> Status:
+        # Dask sets these in this process for the worker to inherit, and would leave them.
+        with passwords.hiding("__DASK_PARENT_PID", *self.pre_spawn_env):
+            return await super().instantiate()
+
+
 def _open(plan: LocalPlan, scratch: Path, opened: ExitStack) -> Client:
     """The client; ``opened`` gets what has to be closed, also when this fails half-way."""
     opened.callback(_hide_main())
@@ -86,11 +96,13 @@ def _open(plan: LocalPlan, scratch: Path, opened: ExitStack) -> Client:
         "distributed.comm.timeouts.connect": "15s",
         "distributed.worker.profile.enabled": False,
     }
-    with dask.config.set(settings), _for_us_alone(signal.SIGINT):
+    # Hidden out here too: the first spawn starts multiprocessing's own process.
+    with dask.config.set(settings), passwords.hiding(), _for_us_alone(signal.SIGINT):
         cluster = LocalCluster(
             n_workers=plan.n_workers,
             threads_per_worker=plan.cpus_per_worker,
             processes=True,
+            worker_class=_DiscreetNanny,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
             memory_limit=plan.memory_per_worker,

@@ -19,7 +19,12 @@ def frame(
     """At most ``height`` lines of at most ``width`` cells; slots that do not fit are counted in the last slot line."""
     head = [_progress_line(progress, width, now, ascii_only), _counts_line(progress), _best_line(progress)]
     cut: OverflowMethod = "crop" if ascii_only else "ellipsis"
-    foot = [_rungs_line(progress), _failure_line(progress, hints, width, cut), _draining_line(progress)]
+    foot = [
+        _rungs_line(progress),
+        _failure_line(progress, hints, width, cut),
+        _database_line(progress),
+        _draining_line(progress),
+    ]
     below = [line for line in foot if line is not None]
     room = height - len(head) - len(below)
     lines = [*head, *_slot_lines(progress, width, room, ascii_only), *below]
@@ -142,6 +147,13 @@ def _failure_line(progress: Progress, hints: Hints, width: int, cut: OverflowMet
     # The command must stay whole: the reason gives way.
     line.truncate(max(width - len(command) - 2, 12), overflow=cut)
     return line.append("  ").append(command, style="bold")
+
+
+def _database_line(progress: Progress) -> Text | None:
+    if not progress.storage_waiting:
+        return None
+    said = one_line(progress.storage_waiting)
+    return Text(f"the database does not answer ({said}): training goes on, results are kept", style="yellow")
 
 
 def _draining_line(progress: Progress) -> Text | None:

@@ -93,6 +93,7 @@ class Progress:
         self.last_failure: Failure | None = None
         self.last_warning = ""
         self.draining = ""
+        self.storage_waiting = ""  # why the database does not answer; "" while it does
         self._params: dict[int, Fields] = {}  # of running trials, and of those that wait for a retry
         self._last_step: dict[int, int] = {}  # trial -> last step reported
         self._pruned_at: Counter[int] = Counter()
@@ -101,6 +102,8 @@ class Progress:
             "study.started": self._study_started,
             "study.warning": self._study_warning,
             "study.draining": self._study_draining,
+            "storage.waiting": self._storage_waiting,
+            "storage.recovered": self._storage_recovered,
             "study.finished": self._study_finished,
             "worker.joined": self._worker_joined,
             "worker.lost": self._worker_lost,
@@ -190,6 +193,12 @@ class Progress:
 
     def _study_warning(self, notice: Notice) -> None:
         self.last_warning = text(notice.fields, "message")
+
+    def _storage_waiting(self, notice: Notice) -> None:
+        self.storage_waiting = text(notice.fields, "reason") or "it does not answer"
+
+    def _storage_recovered(self, notice: Notice) -> None:
+        self.storage_waiting = ""
 
     def _study_draining(self, notice: Notice) -> None:
         self.draining = text(notice.fields, "reason") or "draining"

@@ -1,5 +1,7 @@
 """The last words of a run, the same in every mode: what came out, where to look next, how to go on."""
 
+import re
+import shlex
 from dataclasses import dataclass
 
 from hpsearch.console.progress import Progress, integer, mapping, real, sequence, text
@@ -75,8 +77,13 @@ def _looks(progress: Progress, hints: Hints) -> list[str]:
         failure = progress.last_failure
         looks.append(f"{hints.command(f'logs {failure.trial}')}   # {shortened(one_line(failure.reason), MAX_REASON)}")
     if hints.storage:
-        looks.append(f"optuna-dashboard {hints.storage}")
+        looks.append(f"optuna-dashboard {shlex.quote(_driven(hints.storage))}")
     return looks
+
+
+def _driven(url: str) -> str:
+    """A database's URL as Optuna's tools need it: with the PostgreSQL driver that hpsearch comes with."""
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
 def _labelled(label: str, lines: list[str]) -> list[str]:

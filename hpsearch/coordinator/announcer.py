@@ -22,6 +22,7 @@ class Announcer:
     def __init__(self, store: StudyStore, listener: Listener) -> None:
         self._store = store
         self._listener = listener
+        self._away_since = 0.0
 
     def say(self, kind: str, **fields: Any) -> None:
         """Announce now; ``fields`` are plain data."""
@@ -30,3 +31,11 @@ class Announcer:
         logger.debug("%s %s", kind, words)
         if kind not in _NOT_KEPT:
             self._store.put_event(kind, fields.get("trial"), fields.get("attempt"), words, fields)
+
+    def say_database(self, reason: str | None) -> None:
+        """It does not answer, for this reason; None: it is back."""
+        if reason is not None:
+            self._away_since = time.monotonic()
+            self.say("storage.waiting", reason=reason)
+        else:
+            self.say("storage.recovered", waited_s=round(time.monotonic() - self._away_since, 1))

@@ -1,7 +1,7 @@
 """Attempts on record, and what is announced about them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from hpsearch.budget import Standing
@@ -23,6 +23,9 @@ _CHARGED = frozenset(
 )
 
 
+COORDINATOR_DIED = "the coordinator died"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """Earlier attempts of one trial, over all runs."""
@@ -42,22 +45,25 @@ class Attempts:
         self._last: dict[int, tuple[int, float]] = {}  # trial -> step, value
         self._saved: dict[int, int] = {}  # trial -> step of its last checkpoint, in this run
         self._chains = {trial: list(rows) for trial, rows in store.attempts.items()}
-        self._close_orphans()
 
-    def _close_orphans(self) -> None:
-        """What a killed coordinator left as running has ended with it."""
+    def close_orphans(self, leftovers: Iterable[int]) -> None:
+        """What a killed coordinator left as running has ended with it; ``leftovers`` are the trials it had at hand.
+
+        An attempt is launched before its row is committed. So a leftover without a running attempt may have had one all
+        the same, and its number is not given out again: two executions must never be taken for one.
+        """
+        unknown = set(leftovers)
         for trial, rows in self._chains.items():
             for index, row in enumerate(rows):
                 if row.state == "running":
-                    rows[index] = replace(
-                        row,
-                        state="ended",
-                        cause=Cause.LOST.value,
-                        reason="the coordinator died",
-                        ended=time.time(),
-                    )
+                    unknown.discard(trial)
+                    rows[index] = _lost(row)
                     self._store.put_attempt(rows[index])
-            self._chains[trial] = rows
+        for trial in unknown:
+            rows = self._chains.setdefault(trial, [])
+            started = time.time()
+            rows.append(_lost(AttemptRow(trial=trial, attempt=len(rows) + 1, state="", started=started, log_path="")))
+            self._store.put_attempt(rows[-1])
 
     def history(self, trial: int) -> History:
         """What the earlier attempts of a trial came to."""
@@ -182,3 +188,7 @@ class Attempts:
                     )
 
         return announce
+
+
+def _lost(row: AttemptRow) -> AttemptRow:
+    return replace(row, state="ended", cause=Cause.LOST.value, reason=COORDINATOR_DIED, ended=time.time())

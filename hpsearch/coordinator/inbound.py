@@ -3,6 +3,8 @@
 import queue
 from dataclasses import dataclass
 
+from optuna.trial import FrozenTrial
+
 from hpsearch.coordinator.link import Arrived, TaskDone
 from hpsearch.errors import HpsearchError
 from hpsearch.events import AnyEvent, Ticked
@@ -30,7 +32,21 @@ class Warned:
     message: str
 
 
-Incoming = Arrived | TaskDone | Committed | WritesFailed | Warned | Request | AnyEvent
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseAway:
+    """The database does not answer, for this reason; None: it is back."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """Another program has put a trial into the study."""
+
+    trial: FrozenTrial
+
+
+Incoming = Arrived | TaskDone | Committed | WritesFailed | Warned | DatabaseAway | Adopted | Request | AnyEvent
 
 
 class Inbound:

@@ -130,6 +130,11 @@ class Link:
         message = json.dumps({**body, "trial": trial, "attempt": attempt, "rank": rank})
         self._client._send_to_scheduler({"op": DOWN, "to": worker, "body": message})
 
+    def order(self, body: dict[str, Any]) -> None:
+        """Tell the slot table in the scheduler; lost without a word while disconnected."""
+        if self.connected:
+            self._client._send_to_scheduler({"op": DOWN, "to": None, "body": json.dumps({**body, "run": self._run})})
+
     def fetch_last_words(self, key: RankKey) -> None:
         """Ask the worker for what a finished task returned: the messages that were never acknowledged.
 
@@ -167,6 +172,7 @@ class Link:
             for future in self._futures.values():
                 future.release()
             self._futures.clear()
+            self.order({"op": "leave"})
             try:
                 if self._client.status == "running":
                     self._client.unregister_worker_plugin(plugin_name(self._client.id))

@@ -1,22 +1,27 @@
 """The coordinator: event in, lifecycle, commands out. The only writer of the study."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Set
 from functools import partial
 from typing import Any, assert_never
 
+from optuna.trial import FrozenTrial
+
+from hpsearch.coordinator import facts
+from hpsearch.coordinator.afterwards import AfterCommit, Patience
 from hpsearch.coordinator.announcer import Announcer
 from hpsearch.coordinator.attempts import Attempts
 from hpsearch.coordinator.housekeeper import Housekeeper
-from hpsearch.coordinator.inbound import Committed, Inbound, Incoming, Warned, WritesFailed
+from hpsearch.coordinator.inbound import Adopted, Committed, DatabaseAway, Inbound, Incoming, Warned, WritesFailed
+from hpsearch.coordinator.leases import Leases
 from hpsearch.coordinator.lines import Lines
 from hpsearch.coordinator.link import Arrived, Link, TaskDone
 from hpsearch.coordinator.orders import Orders
-from hpsearch.coordinator.proposals import Proposal, Proposals
+from hpsearch.coordinator.proposals import Proposal, Proposals, as_ended
 from hpsearch.coordinator.services import Services
 from hpsearch.errors import HpsearchError
 from hpsearch.events import (
+    Acquire,
     AnyCommand,
     AnyEvent,
     Ask,
@@ -33,7 +38,7 @@ from hpsearch.events import (
     RankExited,
     RankStarted,
     Record,
-    Reported,
+    Release,
     Requeue,
     SearchExhausted,
     StopAttempt,
@@ -43,17 +48,16 @@ from hpsearch.events import (
     TrialStopRequested,
     Warn,
     Withdraw,
-    WorkerJoined,
     WorkerLost,
     WorkerPreempted,
 )
 from hpsearch.lifecycle import Lifecycle
+from hpsearch.placement import RankRequest
 from hpsearch.storage import Request, StudyStore
 from hpsearch.supervisor.plugin import RankKey
 from hpsearch.supervisor.task import ending_from_message
 
 TICK_S = 0.5
-KILL_S = 3.0  # from the second Ctrl-C to leaving what does not answer
 
 
 class Coordinator:
@@ -63,6 +67,7 @@ class Coordinator:
         store: open; its callbacks put :class:`Committed` and :class:`WritesFailed` into ``inbound``.
         lifecycle: decides.
         link: carries.
+        request: the shape of every gang.
         orders: writes what a rank is given.
         inbound: where everything arrives.
         announcer: tells the world.
@@ -76,6 +81,7 @@ class Coordinator:
         proposals: Proposals,
         lifecycle: Lifecycle,
         link: Link,
+        request: RankRequest,
         orders: Orders,
         inbound: Inbound,
         announcer: Announcer,
@@ -95,10 +101,10 @@ class Coordinator:
         self._attempts = Attempts(store, announcer, lifecycle.standing)
         self._ready: dict[int, Proposal] = {}  # asked or found, and not over
         self._lines = Lines(link, clock)  # to ranks that run
-        self._after_commit: deque[tuple[int, Callable[[], None]]] = deque()
+        self._leases = Leases(link, clock, request)
+        self._after_commit = AfterCommit(store.ticket, lambda ticket: inbound.put(Committed(ticket=ticket)))
         self._n_ahead = 0  # trials to ask for when nothing else is to be done
-        self._durable = 0  # the highest ticket known to be committed
-        self._kill_by: float | None = None
+        self._patience = Patience()
         self._said_draining = False
         self._finish: Finish | None = None
         self._error: HpsearchError | None = None
@@ -112,6 +118,7 @@ class Coordinator:
             ComponentFailed: the sampler or the pruner raised.
         """
         leftovers = list(self._proposals.leftovers())
+        self._attempts.close_orphans([proposal.number for proposal in leftovers])
         self._lifecycle.expect(len(leftovers))
         for proposal in leftovers:
             self._when_ready(proposal)
@@ -140,22 +147,28 @@ class Coordinator:
             case TaskDone():
                 self._task_done(incoming)
             case Committed():
-                self._committed(incoming.ticket)
+                self._after_commit.committed(incoming.ticket)
             case WritesFailed():
                 self._error = incoming.error
                 self._finish = Finish(reason=str(incoming.error), exit_code=1)
             case Warned():
                 self._announcer.say("study.warning", message=incoming.message)
+            case DatabaseAway():
+                self._announcer.say_database(incoming.reason)
+            case Adopted():
+                self._adopted(incoming.trial)
             case Request():
                 self._requested(incoming)
             case KillRequested():
-                self._kill_by = self._clock() + KILL_S
+                self._patience.kill(self._clock())
                 self._feed(incoming)
             case Ticked():
                 self._check_link()
                 self._lines.repeat()
+                self._leases.repeat()
                 self._feed(incoming)
-                self._check_kill()
+                if self._finish is None:
+                    self._finish = self._patience.over(self._clock())
             case _:
                 self._feed(incoming)
 
@@ -164,23 +177,34 @@ class Coordinator:
         if not self._link.connected:
             self._feed(DrainRequested(reason="the connection to the Dask scheduler is gone", exit_code=5))
 
-    def _check_kill(self) -> None:
-        """Somebody wants out now; a worker that does not answer is no reason to stay."""
-        if self._kill_by is not None and self._clock() > self._kill_by and self._finish is None:
-            self._finish = Finish(reason="killed", exit_code=130)
+    def _adopted(self, trial: FrozenTrial) -> None:
+        """Another program's trial: one that waits is asked for like any other, one that is over counts as such."""
+        self._announcer.say("trial.adopted", trial=trial.number, state=trial.state.name.lower())
+        if ended := as_ended(trial):
+            self._lifecycle.standing.count(*ended)
+        self._feed(Ticked())
 
     def _feed(self, event: AnyEvent) -> None:
         commands = self._lifecycle.handle(event, now=self._clock())
         if self._lifecycle.draining and not self._said_draining:
             self._said_draining = True
             self._announcer.say("study.draining", reason=self._lifecycle.draining)
+        with self._store.together():  # the end of an attempt and that of its trial are one
+            for command in commands:
+                if not isinstance(command, Ask):
+                    self._execute(command)
         for command in commands:
-            self._execute(command)
+            if isinstance(command, Ask):  # a sampler may take its time
+                self._execute(command)
 
     def _arrived(self, body: dict[str, Any]) -> None:
         match body["op"]:
             case "joined":
                 self._worker_joined(body)
+            case "seated" | "queued":
+                if body["op"] == "seated":
+                    self._leases.seated(body["trial"], body["attempt"])
+                self._feed(facts.seats_answer(body))
             case "worker-lost":
                 self._worker_lost(body["worker"])
             case "preempted":
@@ -190,21 +214,14 @@ class Coordinator:
                 self._lines.heard((body["trial"], body["attempt"], body["rank"]), body["through"])
             case _:
                 key = (body["trial"], body["attempt"], body["rank"])
-                if self._lines.take(key, body):  # else: of a gang that is gone, or seen before
+                # Nothing is lost by turning a deaf ear: what is not acknowledged is said again.
+                if not self._store.is_full and self._lines.take(key, body):  # else: of a gang that is gone, or known
                     self._heard(key, body)
 
     def _worker_joined(self, body: dict[str, Any]) -> None:
-        given = {key: body[key] for key in ("worker", "host", "cpus", "memory_bytes")}
-        event = WorkerJoined(**given, gpus=tuple(body["gpus"]))
+        event = facts.worker_joined(body)
         self._feed(event)
-        self._announcer.say(
-            "worker.joined",
-            worker=event.worker,
-            host=event.host,
-            slots=self._lifecycle.n_slots_of(event.worker),
-            cpus=event.cpus,
-            gpus=list(event.gpus),
-        )
+        self._announcer.say("worker.joined", **facts.words_of(event, self._lifecycle.n_slots_of(event.worker)))
 
     def _worker_lost(self, worker: str) -> None:
         self._announcer.say("worker.lost", worker=worker, reason="its connection is gone")
@@ -235,17 +252,6 @@ class Coordinator:
             case _:
                 self._announcer.say("study.warning", message=f"unknown request {request.kind!r} ignored")
 
-    def _committed(self, ticket: int) -> None:
-        self._durable = max(self._durable, ticket)
-        while self._after_commit and self._after_commit[0][0] <= ticket:
-            self._after_commit.popleft()[1]()
-
-    def _when_committed(self, action: Callable[[], None]) -> None:
-        ticket = self._store.ticket()
-        self._after_commit.append((ticket, action))
-        if ticket <= self._durable:  # nothing is being written: no commit would come to wake it
-            self._inbound.put(Committed(ticket=self._durable))
-
     # ------------------------------------------------------------------------------------ from a rank
 
     def _heard(self, key: RankKey, body: dict[str, Any]) -> None:
@@ -255,8 +261,7 @@ class Coordinator:
                 self._feed(RankStarted(trial=trial, attempt=attempt, rank=rank))
                 self._attempts.started(trial, attempt, rank, body["pid"], self._ready[trial].params)
             case "report":
-                said = {name: body[name] for name in ("step", "value", "metrics")}
-                self._feed(Reported(trial=trial, attempt=attempt, rank=rank, **said))
+                self._feed(facts.reported(key, body))
             case "exited":
                 self._rank_exited(key, ending_from_message(body["ending"]))
             case "suggest" | "user_attr" | "constraint":
@@ -264,11 +269,15 @@ class Coordinator:
                     self._lines.send(key, answer)
             case "resumed":
                 self._attempts.resumed(trial, attempt, body["step"], body["path"])
+            case "rendezvous":
+                for peer in self._lines.of(trial, attempt):
+                    if peer != key:
+                        self._lines.send(peer, {"op": "rendezvous", "port": body["port"]})
             case "saved":
                 self._attempts.saved(trial, body["step"])
                 self._keep_house({trial})
         if key in self._lines:  # the sender may forget what it said, once that is committed
-            self._when_committed(partial(self._lines.acknowledge, key, self._lines.received(key)))
+            self._after_commit.do(partial(self._lines.acknowledge, key, self._lines.received(key)))
 
     def _keep_house(self, trials: Set[int]) -> None:
         if self._housekeeper is not None:
@@ -289,6 +298,10 @@ class Coordinator:
                     self._n_ahead += 1
                 else:
                     self._ask()
+            case Acquire():
+                self._leases.acquire(command.trial, command.attempt, command.avoid)
+            case Release():
+                self._leases.release(command.trial, command.attempt)
             case Launch():
                 self._launch(command)
             case Record():
@@ -297,7 +310,8 @@ class Coordinator:
             case Judge():
                 self._judge(command)
             case Deliver() | StopAttempt():
-                self._say(command)
+                for seat in command.seats:
+                    self._lines.send((command.trial, command.attempt, seat.rank), facts.order(command))
             case EndAttempt():
                 self._end_attempt(command)
             case Tell():
@@ -311,17 +325,15 @@ class Coordinator:
             case Warn():
                 self._announcer.say("study.warning", message=command.message)
             case Finish():
-                self._when_committed(partial(self._finished, command))
+                self._patience.finishing(command, self._clock())
+                self._after_commit.do(partial(setattr, self, "_finish", command))
             case _:
                 assert_never(command)
-
-    def _finished(self, command: Finish) -> None:
-        self._finish = command
 
     @property
     def killed(self) -> bool:
         """Whether somebody wants out at once."""
-        return self._kill_by is not None
+        return self._patience.killed
 
     def _ask_ahead(self) -> None:
         """Let the sampler think while workers train: one trial, for a slot that is not free yet."""
@@ -345,7 +357,7 @@ class Coordinator:
             n_charged=history.n_charged,
             next_step=proposal.first_decision_step,
         )
-        self._when_committed(lambda: self._feed(event))
+        self._after_commit.do(lambda: self._feed(event))
 
     def _launch(self, command: Launch) -> None:
         proposal = self._proposals.as_known(self._ready[command.trial])
@@ -372,18 +384,6 @@ class Coordinator:
             )
         )
 
-    def _say(self, command: Deliver | StopAttempt) -> None:
-        """To every rank of the attempt."""
-        body: dict[str, Any]
-        if isinstance(command, Deliver):
-            body = {"op": "verdict", "verdict": command.verdict.value}
-            body |= {"step": command.step, "next_step": command.next_step}
-        else:
-            body = {"op": "stop", "cause": command.cause.value}
-            body |= {"reason": command.reason, "grace_s": command.grace_s}
-        for seat in command.seats:
-            self._lines.send((command.trial, command.attempt, seat.rank), body)
-
     def _end_attempt(self, command: EndAttempt) -> None:
         for key in self._lines.of(command.trial, command.attempt):
             self._link.abort(key)
@@ -395,4 +395,4 @@ class Coordinator:
         self._proposals.tell(command.trial, command.ending)
         self._ready.pop(command.trial)
         self._keep_house({command.trial})
-        self._when_committed(self._attempts.told(command, params))
+        self._after_commit.do(self._attempts.told(command, params))

@@ -7,8 +7,10 @@ from typing import Any
 
 from hpsearch.coordinator.proposals import Proposal
 from hpsearch.events import Launch, Seat
+from hpsearch.rendezvous import environment
 from hpsearch.spec import StudySpec
 from hpsearch.supervisor.keeper import Limits
+from hpsearch.trial import COLLECTIVE_S
 
 
 class Orders:
@@ -37,7 +39,8 @@ class Orders:
         spec, resources = self._spec, self._spec.resources
         limits = Limits(
             time_s=resources.time_s,
-            no_progress_s=resources.no_progress_s,
+            # The others may have nothing to report, and wait for rank 0 in the next collective.
+            no_progress_s=resources.no_progress_s if seat.rank == 0 else None,
             memory_bytes=resources.memory_bytes,
             grace_s=resources.grace_s,
         )
@@ -63,8 +66,8 @@ class Orders:
             "user_attrs": proposal.user_attrs,
             "seed": None if spec.seed is None else spec.seed + launch.trial,
             "objective": objective.as_message(),
-            # Set before torch is asked anything; an empty list hides what the trial did not ask for.
-            "env": {"CUDA_VISIBLE_DEVICES": ",".join(seat.gpus)},
+            "env": self._env(launch, seat),
+            "gpu_fraction": self._gpu_fraction(seat),
             "cwd": str(Path.cwd()),
             "directory": str(self.trial_directory(launch.trial)),
             "checkpoints": {
@@ -75,9 +78,27 @@ class Orders:
             "reported_through": proposal.reported_through,
             "reports_expected": proposal.reports_expected,
             "next_decision_step": launch.next_step,
+            # Later than our own deadline, which ends the gang in clearer words.
+            "collective_s": 2 * spec.resources.no_progress_s if spec.resources.no_progress_s else COLLECTIVE_S,
             "n_objectives": len(spec.metrics),
             "directions": [metric.goal for metric in spec.metrics],
             "memory_bytes": spec.resources.memory_bytes,
             "datetime_start": proposal.datetime_start,
             "sys_path": [entry for entry in sys.path if entry],
         }
+
+    def _env(self, launch: Launch, seat: Seat) -> dict[str, str]:
+        """Set before torch is asked anything; an empty list of devices hides what the trial did not ask for."""
+        run_id = f"{self._spec.name}-{launch.trial}-{launch.attempt}"
+        torchrun = environment(
+            launch.seats, seat.rank, run_id=run_id, attempt=launch.attempt, max_attempts=self._spec.retry.max + 1
+        )
+        env = {"CUDA_VISIBLE_DEVICES": ",".join(seat.gpus), **torchrun}
+        if fraction := self._gpu_fraction(seat):  # for libraries that take most of a device unless they are told
+            env |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{fraction:g}", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+        return env
+
+    def _gpu_fraction(self, seat: Seat) -> float | None:
+        """Part of its only device that a rank may use; None for all of it, or of none."""
+        gpus = self._spec.resources.gpus_per_rank
+        return gpus if isinstance(gpus, float | int) and 0 < gpus < 1 and seat.gpus else None

@@ -41,14 +41,14 @@ def preview(spec: StudySpec, *, fresh: bool, n_configurations: int = 3) -> Previ
             facts = session.connection.describe_workers()
         else:
             facts = plan_local(spec.cluster.workers, spec.resources.cpus_per_rank).describe_workers()
-    table = SlotTable(request)
+    table = SlotTable()
     for worker, fact in facts.items():
         table.join(worker, **fact)
     most = n_proposals(sampler)
     n = n_configurations if most is None else min(most, n_configurations)
     return Preview(
         slot=str(request),
-        n_slots=table.n_slots,
+        n_slots=table.n_gangs(request),
         n_workers=len(facts),
         configurations=_first(spec, sampler, n) if len(spec.parameters) else [],
     )

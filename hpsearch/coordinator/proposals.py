@@ -4,12 +4,13 @@ All calls go to the study's mirror in memory; the write-behind makes them durabl
 study runs.
 """
 
+import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import (
@@ -24,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpsearch.errors import ComponentFailed, HpsearchError
 from hpsearch.events import Cause, Ending, Verdict
-from hpsearch.search import next_decision_step
+from hpsearch.search import judge, next_decision_step
 from hpsearch.space import Space
 from hpsearch.storage import Mirror
 
@@ -47,13 +48,13 @@ class Proposals:
     """Trials of one study.
 
     Args:
-        study: over the mirror.
+        study: over the mirror; to ask only, over any storage.
         space: declared parameters; empty when the objective suggests its own.
     """
 
     def __init__(self, study: optuna.Study, space: Space) -> None:
         self._study = study
-        self._storage = study._storage
+        self._storage = cast("Mirror", study._storage)
         self._space = space
         self._single = len(study.directions) == 1
         self._open: dict[int, Trial] = {}  # asked or found, not told
@@ -78,10 +79,9 @@ class Proposals:
 
     def over(self) -> Iterator[tuple[Cause, tuple[float, ...]]]:
         """Trials in a terminal state, as the budgets count them, in the order of their numbers."""
-        causes = {TrialState.COMPLETE: Cause.RETURNED, TrialState.PRUNED: Cause.PRUNED, TrialState.FAIL: Cause.ERROR}
-        for frozen in self._study.get_trials(deepcopy=False, states=tuple(causes)):
-            values = tuple(frozen.values or ()) if frozen.state is TrialState.COMPLETE else ()
-            yield causes[frozen.state], values
+        for frozen in self._study.get_trials(deepcopy=False, states=tuple(_ENDS)):
+            if ended := as_ended(frozen):
+                yield ended
 
     def requeue_leftovers(self) -> None:
         """Leave what an earlier coordinator left running waiting: this one runs nothing."""
@@ -91,32 +91,29 @@ class Proposals:
     @property
     def n_running(self) -> int:
         """Trials that run, or ran when an earlier coordinator died."""
-        return len(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+        return self._storage.get_n_trials(self._study._study_id, TrialState.RUNNING)
 
     @property
     def n_unfinished(self) -> int:
         """Trials that run or wait."""
-        return len(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)))
+        return self._storage.get_n_trials(self._study._study_id, (TrialState.RUNNING, TrialState.WAITING))
 
     @property
     def best(self) -> FrozenTrial | None:
         """The best trial; ``None`` when none succeeded, or with several objectives."""
-        if not self._single:
-            return None
-        try:
-            return self._study.best_trial
-        except ValueError:
-            return None
+        return self._storage.get_best_feasible_trial(self._study._study_id) if self._single else None
 
     def _with_params(self, trial: Trial) -> Proposal:
         self._open[trial.number] = trial
+        params = trial.params  # a copy each time it is asked for
         for parameter in self._space:
-            if self._space.active(parameter.name, trial.params):
-                suggest(trial, parameter.name, parameter.distribution)
+            if self._space.active(parameter.name, params):
+                params[parameter.name] = suggest(trial, parameter.name, parameter.distribution)
+        frozen = self._storage.get_trial(trial._trial_id)
         return Proposal(
             number=trial.number,
             params=trial.params,
-            distributions={name: distribution_to_json(dist) for name, dist in trial.distributions.items()},
+            distributions={name: distribution_to_json(dist) for name, dist in frozen.distributions.items()},
             user_attrs=trial.user_attrs,
             datetime_start=(trial.datetime_start or datetime.now()).isoformat(),
             first_decision_step=self.next_decision_step(trial.number, -1),
@@ -126,9 +123,13 @@ class Proposals:
         """Answer a define-by-run suggestion.
 
         Raises:
-            ValueError: the name is known with another kind of distribution, as in Optuna.
+            ValueError: the name is known with another distribution, perhaps by another rank of the gang.
         """
-        return suggest(self._open[number], name, json_to_distribution(distribution_json))
+        trial, distribution = self._open[number], json_to_distribution(distribution_json)
+        known = trial.distributions.get(name)
+        if known is not None and distribution_to_json(known) != distribution_to_json(distribution):
+            raise ValueError(f"parameter {name!r} is {known} in this trial, not {distribution}")
+        return suggest(trial, name, distribution)
 
     def report(self, number: int, step: int, value: float) -> None:
         """Keep an intermediate value. A later attempt of the trial writes over what an earlier one reported."""
@@ -149,8 +150,9 @@ class Proposals:
         frozen = self._storage.get_trial(self._open[number]._trial_id)
         if any(known > step for known in frozen.intermediate_values):
             frozen = _until(frozen, step)
-        with _of("pruner", self._study.pruner):
-            return Verdict.PRUNE if self._study.pruner.prune(self._study, frozen) else Verdict.CONTINUE
+        with _of("pruner", self._study.pruner), self._storage.indexed(self._study._study_id) as index:
+            prune = judge(self._study.pruner, self._study, frozen, index)
+        return Verdict.PRUNE if prune else Verdict.CONTINUE
 
     @property
     def pruner_name(self) -> str:
@@ -203,6 +205,16 @@ class Proposals:
             del self._open[number]
 
 
+_ENDS = {TrialState.COMPLETE: Cause.RETURNED, TrialState.PRUNED: Cause.PRUNED, TrialState.FAIL: Cause.ERROR}
+
+
+def as_ended(trial: FrozenTrial) -> tuple[Cause, tuple[float, ...]] | None:
+    """How budgets count a trial that is over; None for one that is not."""
+    if (cause := _ENDS.get(trial.state)) is None:
+        return None
+    return cause, tuple(trial.values or ()) if cause is Cause.RETURNED else ()
+
+
 @contextmanager
 def _of(role: str, component: object) -> Iterator[None]:
     """Name whose fault an exception is: these may be anybody's own classes."""
@@ -235,17 +247,6 @@ def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
 
 def _until(frozen: FrozenTrial, step: int) -> FrozenTrial:
     """The trial without what an earlier attempt reported past this step."""
-    earlier = {known: value for known, value in frozen.intermediate_values.items() if known <= step}
-    return FrozenTrial(
-        number=frozen.number,
-        state=frozen.state,
-        value=None,
-        datetime_start=frozen.datetime_start,
-        datetime_complete=frozen.datetime_complete,
-        params=frozen.params,
-        distributions=frozen.distributions,
-        user_attrs=frozen.user_attrs,
-        system_attrs=frozen.system_attrs,
-        intermediate_values=earlier,
-        trial_id=frozen._trial_id,
-    )
+    earlier = copy.copy(frozen)
+    earlier.intermediate_values = {known: value for known, value in frozen.intermediate_values.items() if known <= step}
+    return earlier

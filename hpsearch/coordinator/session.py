@@ -16,12 +16,12 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 import hpsearch
-from hpsearch import storage
+from hpsearch import passwords, storage
 from hpsearch.budget import Budgets
 from hpsearch.cluster import Connection, open_address, open_local, plan_local
 from hpsearch.coordinator.announcer import Announcer, Listener
 from hpsearch.coordinator.housekeeper import Housekeeper
-from hpsearch.coordinator.inbound import Committed, Inbound, Warned, WritesFailed
+from hpsearch.coordinator.inbound import Adopted, Committed, DatabaseAway, Inbound, Warned, WritesFailed
 from hpsearch.coordinator.link import Link
 from hpsearch.coordinator.loop import Coordinator
 from hpsearch.coordinator.orders import Orders
@@ -55,6 +55,7 @@ class Session:
         pruner: stops early.
         listener: hears every notice, on the coordinator's thread.
         fresh: delete a study of that name first.
+        take_over: replace another coordinator of this study, if there is one.
         resume_command: what continues this study from a shell; may be empty.
         connection: a cluster that is open already; otherwise the spec's is opened.
         launcher: warming up on this machine already, for a local cluster; closed at the end.
@@ -65,6 +66,7 @@ class Session:
     pruner: BasePruner
     listener: Listener
     fresh: bool = False
+    take_over: bool = False
     resume_command: str = ""
     connection: Connection | None = None
     launcher: LauncherProcess | None = None
@@ -84,6 +86,8 @@ class Session:
 
     def _run(self) -> Outcome:
         began = time.monotonic()
+        if self.spec.password_file is not None:
+            passwords.read_file(self.spec.storage, self.spec.password_file)
         request = self._reach()
         self._check_space()
         if self.connection is None:
@@ -120,20 +124,19 @@ class Session:
         gpus = resources.gpus_per_rank
         if gpus == "auto":
             gpus = 1 if facts and all(fact["gpus"] for fact in facts.values()) else 0
-        if gpus != int(gpus):
-            raise UsageError(f"resources.gpus_per_rank: must be a whole number in this version (got {gpus:g})")
+        if gpus > 1 and gpus != int(gpus):
+            raise UsageError(f"resources.gpus_per_rank: must be a whole number, or less than 1 (got {gpus:g})")
         request = RankRequest(
             ranks=resources.ranks,
             cpus=resources.cpus_per_rank,
-            gpus=int(gpus),
+            gpus=gpus,
             memory_bytes=resources.memory_bytes,
+            one_host=resources.hosts == "one",
         )
-        table = SlotTable(request)
+        table = SlotTable()
         for worker, fact in facts.items():
             table.join(worker, **fact)
-        table.check()
-        if resources.ranks > 1:
-            raise UsageError(f"resources.ranks: this version runs one rank a trial (got {resources.ranks})")
+        table.check(request)
         return request
 
     def _check_space(self) -> None:
@@ -159,7 +162,7 @@ class Session:
             directions=[metric.goal for metric in spec.metrics],
             metric_names=[metric.name for metric in spec.metrics],
             record=storage.StudyRecord(
-                spec_text=_without_passwords(spec.source_text),
+                spec_text=passwords.masked(spec.source_text),
                 space_json=spec.parameters.to_json(),
                 command=self.resume_command,
                 directory=str(Path(spec.directory).absolute() / spec.name),
@@ -171,6 +174,9 @@ class Session:
             on_commit=lambda ticket: self.inbound.put(Committed(ticket=ticket)),
             on_error=lambda error: self.inbound.put(WritesFailed(error=error)),
             on_request=self.inbound.put,
+            on_waiting=lambda reason: self.inbound.put(DatabaseAway(reason=reason)),
+            on_adopted=lambda trial: self.inbound.put(Adopted(trial=trial)),
+            take_over=self.take_over,
         )
         self._exit.callback(store.abandon)  # after an orderly close it has nothing left to do
         return store
@@ -196,7 +202,7 @@ class Session:
             policies=tuple((re.compile(policy.pattern), policy.action) for policy in spec.retry.policies),
         )
         ahead = ask_ahead_depth(self.sampler) if spec.ask_ahead is None else spec.ask_ahead
-        lifecycle = Lifecycle(SlotTable(request), budgets, retry, grace_s=spec.resources.grace_s, ask_ahead=ahead)
+        lifecycle = Lifecycle(request, budgets, retry, grace_s=spec.resources.grace_s, ask_ahead=ahead)
         for cause, values in proposals.over():
             lifecycle.standing.count(cause, values)
         return lifecycle
@@ -239,6 +245,7 @@ class Session:
                 proposals=proposals,
                 lifecycle=lifecycle,
                 link=link,
+                request=request,
                 orders=orders,
                 inbound=self.inbound,
                 announcer=announcer,
@@ -315,11 +322,6 @@ class Session:
             "values": list(best.values),
             "params": self.spec.parameters.resolve(best.params),
         }
-
-
-def _without_passwords(text: str) -> str:
-    """A study file may name its storage with a password, and everybody who reads the study could read that."""
-    return re.sub(r"(://[^/\s:@]*):[^@\s]*@", r"\1:***@", text)
 
 
 def _check_directory(directory: Path) -> None:

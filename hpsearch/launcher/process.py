@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hpsearch
+from hpsearch import passwords
 from hpsearch.launcher.members import MARK, MARK_LENGTH
 
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
@@ -60,7 +61,7 @@ def rank_environment(cpus_per_rank: int) -> dict[str, str]:
     as many as a rank holds, unless somebody has said otherwise. What is meant for hpsearch itself (a storage URL may
     hold a password) is no business of a training job.
     """
-    env = {name: value for name, value in os.environ.items() if not name.startswith("HPSEARCH_")}
+    env = passwords.without_private(os.environ)
     for name in _THREAD_VARIABLES:
         env.setdefault(name, str(cpus_per_rank))
     return env

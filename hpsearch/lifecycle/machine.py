@@ -4,13 +4,13 @@ Pure: no clock, no sockets, no database. The coordinator carries the commands ou
 code with any order of events. Stale words are refused by identity: an event of another attempt changes nothing.
 """
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import assert_never
 
 from hpsearch.budget import Budgets, Standing
 from hpsearch.events import (
+    Acquire,
     AnyCommand,
     AnyEvent,
     Ask,
@@ -24,37 +24,41 @@ from hpsearch.events import (
     Judged,
     KillRequested,
     Launch,
+    Queued,
     RankExited,
     RankStarted,
     Record,
+    Release,
     Reported,
     Requeue,
     SearchExhausted,
     Seat,
-    StopAttempt,
+    Seated,
     Tell,
     Ticked,
     TrialReady,
     TrialStopRequested,
     Verdict,
-    Withdraw,
     WorkerJoined,
     WorkerLost,
     WorkerPreempted,
 )
+from hpsearch.lifecycle.demand import Demand
 from hpsearch.lifecycle.hosts import Hosts
-from hpsearch.lifecycle.record import MAX_LOST, RETRY_WORD, LiveTrial, RetryRules, decisive
-from hpsearch.placement import SlotTable
+from hpsearch.lifecycle.record import FINE, LiveTrial, RetryRules, decisive, put_back, release, stop_order
+from hpsearch.placement import RankRequest
 
 # A nanny is back within seconds; longer than this without any worker is no hiccup.
 WORKERLESS_S = 60.0
+# Ranks of a gang leave at about the same time, but not at the same moment.
+MIN_PARTED_S = 2.0
 
 
 class Lifecycle:
     """All trials of one run of the coordinator.
 
     Args:
-        table: the slots; the lifecycle alone takes and returns them.
+        request: the shape of every gang.
         budgets: when the search is over.
         retry: which ends are worth another attempt.
         grace_s: from asking an attempt to stop to killing it.
@@ -62,17 +66,17 @@ class Lifecycle:
     """
 
     def __init__(
-        self, table: SlotTable, budgets: Budgets, retry: RetryRules, *, grace_s: float = 10.0, ask_ahead: int = 0
+        self, request: RankRequest, budgets: Budgets, retry: RetryRules, *, grace_s: float = 10.0, ask_ahead: int = 0
     ) -> None:
-        self._table = table
+        self._demand = Demand(request, ask_ahead)
         self._budgets = budgets
         self._retry = retry
         self._hosts = Hosts(retry.exclude_host_after)
         self._grace_s = grace_s
-        self._ask_ahead = ask_ahead
         self.standing = Standing(budgets)
         self._trials: dict[int, LiveTrial] = {}  # not over, by number
-        self._ready: deque[int] = deque()
+        self._waiting: dict[int, bool] = {}  # for seats: trial -> whether it had to queue; oldest first
+        self._parted: dict[int, float] = {}  # gangs of which some ranks ended well -> when the first did
         self._n_asked = 0  # on their way: Ask sent or expected, and not ready yet
         self._exhausted = False
         self._ending: tuple[str, int] | None = None  # reason, exit code: nothing new is started any more
@@ -101,8 +105,8 @@ class Lifecycle:
         return record.seats if record else ()
 
     def n_slots_of(self, worker: str) -> int:
-        """Slots of one worker, free or taken."""
-        return self._table.n_slots_of(worker)
+        """Ranks that one worker holds, whoever uses it now."""
+        return self._demand.n_slots_of(worker)
 
     @property
     def n_unfinished(self) -> int:
@@ -122,10 +126,11 @@ class Lifecycle:
             return []
         if self._started_at is None:
             self._started_at = now
-            self._workerless_since = None if self._table.holds_a_gang else now
+            self._workerless_since = None if self._demand.holds_a_gang else now
         commands = list(self._dispatch(event, now))
+        commands += self._stop_stragglers(now)
         commands += self._check_budgets(now)
-        commands += self._fill()
+        commands += self._asks()
         commands += self._finish()
         return commands
 
@@ -142,12 +147,18 @@ class Lifecycle:
             case SearchExhausted():
                 self._n_asked -= 1
                 self._exhausted = True
+            case Queued():
+                if self._waits(event.trial, event.attempt):
+                    self._waiting[event.trial] = True
+                    self._demand.answered(at_once=False)
+            case Seated():
+                return self._seated(event)
             case Reported():
                 return self._reported(event)
             case Judged():
                 return self._judged(event)
             case RankExited():
-                return self._rank_exited(event)
+                return self._rank_exited(event, now)
             case TrialStopRequested():
                 return self._trial_stop_requested(event)
             case DrainRequested():
@@ -161,17 +172,14 @@ class Lifecycle:
         return ()
 
     def _worker_joined(self, event: WorkerJoined) -> Iterable[AnyCommand]:
-        self._table.join(
-            event.worker, host=event.host, cpus=event.cpus, gpus=event.gpus, memory_bytes=event.memory_bytes
-        )
-        if self._table.holds_a_gang:
+        self._demand.join(event)
+        if self._demand.holds_a_gang:
             self._workerless_since = None
         return ()
 
     def _worker_lost(self, event: WorkerLost, now: float) -> Iterable[AnyCommand]:
-        ending = Ending(cause=Cause.LOST, reason=event.reason)
         for record, seat in self._leave(event.worker, now):
-            yield from self._rank_ended(record, seat.rank, ending)
+            yield from self._rank_ended(record, seat.rank, Ending(cause=Cause.LOST, reason=event.reason), now)
 
     def _worker_preempted(self, event: WorkerPreempted, now: float) -> Iterable[AnyCommand]:
         for record, _ in self._leave(event.worker, now):
@@ -180,19 +188,39 @@ class Lifecycle:
                 yield from self._stop(record, Cause.PREEMPTED, event.reason, self._grace_s)
 
     def _leave(self, worker: str, now: float) -> list[tuple[LiveTrial, Seat]]:
-        """Place nothing on a worker any more; what sits there."""
-        self._table.leave(worker)
-        if not self._table.holds_a_gang and self._workerless_since is None:
+        """Count on a worker no more; what sits there."""
+        self._demand.leave(worker)
+        if not self._demand.holds_a_gang and self._workerless_since is None:
             self._workerless_since = now
         return [(record, seat) for record in self._trials.values() for seat in record.alive if seat.worker == worker]
 
     def _trial_ready(self, event: TrialReady) -> Iterable[AnyCommand]:
         self._n_asked -= 1
         if self._ending:
-            return [_put_back(event.trial, event.attempt)]
-        self._trials[event.trial] = LiveTrial(event.trial, event.attempt, event.next_step, n_charged=event.n_charged)
-        self._ready.append(event.trial)
-        return ()
+            return [put_back(event.trial, event.attempt)]
+        record = LiveTrial(event.trial, event.attempt, event.next_step, n_charged=event.n_charged)
+        self._trials[event.trial] = record
+        return [self._acquire(record)]
+
+    def _acquire(self, record: LiveTrial) -> Acquire:
+        self._waiting[record.number] = False
+        self._demand.avoid(self._hosts.shunned)
+        return Acquire(trial=record.number, attempt=record.attempt, avoid=self._hosts.avoided_by(record.number))
+
+    def _waits(self, trial: int, attempt: int) -> bool:
+        return trial in self._waiting and self._trials[trial].attempt == attempt
+
+    def _seated(self, event: Seated) -> list[AnyCommand]:
+        if self.is_current(event.trial, event.attempt):
+            return []  # said twice
+        if not self._waits(event.trial, event.attempt):
+            return [Release(trial=event.trial, attempt=event.attempt)]  # not wanted any more
+        if not self._waiting.pop(event.trial):
+            self._demand.answered(at_once=True)
+        record = self._trials[event.trial]
+        record.seats = event.seats
+        launch = Launch(trial=event.trial, attempt=record.attempt, seats=record.seats, next_step=record.next_step)
+        return [*self._hosts.taken(event.trial, frozenset(seat.host for seat in event.seats)), launch]
 
     def _reported(self, event: Reported) -> Iterable[AnyCommand]:
         if not self.is_current(event.trial, event.attempt) or event.rank != 0:
@@ -226,11 +254,11 @@ class Lifecycle:
             )
         ]
 
-    def _rank_exited(self, event: RankExited) -> Iterable[AnyCommand]:
+    def _rank_exited(self, event: RankExited, now: float) -> Iterable[AnyCommand]:
         if not self.is_current(event.trial, event.attempt):
             return ()
         record = self._trials[event.trial]
-        return self._rank_ended(record, event.rank, event.ending)
+        return self._rank_ended(record, event.rank, event.ending, now)
 
     def _trial_stop_requested(self, event: TrialStopRequested) -> Iterable[AnyCommand]:
         record = self._trials.get(event.trial)
@@ -239,13 +267,12 @@ class Lifecycle:
         reason = "stopped by request"
         if record.running:
             return self._stop(record, Cause.CANCELLED, reason, self._grace_s)
-        self._ready.remove(event.trial)
-        del self._trials[event.trial]
-        return [self._tell(record, Ending(cause=Cause.CANCELLED, reason=reason))]
+        del self._waiting[event.trial], self._trials[event.trial]
+        return [release(record), self._tell(record, Ending(cause=Cause.CANCELLED, reason=reason))]
 
     # -------------------------------------------------------------------------------- ends of attempts
 
-    def _rank_ended(self, record: LiveTrial, rank: int, ending: Ending) -> Iterable[AnyCommand]:
+    def _rank_ended(self, record: LiveTrial, rank: int, ending: Ending, now: float) -> Iterable[AnyCommand]:
         if rank in record.exits:
             return
         if ending.cause is Cause.LOST and record.preempted:
@@ -254,29 +281,42 @@ class Lifecycle:
         if ending.cause is Cause.LOST and not record.stopping:  # the others of its gang fall with it, wherever they are
             yield from self._hosts.lost(record.number, record.host_of(rank))
         if record.alive:
-            if ending.cause not in (Cause.RETURNED, Cause.PRUNED) and not record.stopping:
+            if ending.cause in FINE and not record.stopping:
+                self._parted.setdefault(record.number, now)
+            elif not record.stopping:
                 # One rank alone cannot go on, and its peers would wait for it in a collective for ever.
                 yield from self._stop(record, ending.cause, f"rank {rank}: {ending.reason}", self._grace_s)
             return
-        self._table.release(record.holder)
-        ending = decisive(record.exits)
+        self._parted.pop(record.number, None)
+        yield release(record)
+        ending = decisive(record.exits, len(record.seats))
         if ending.cause is Cause.PRUNED:
             ending = replace(ending, reason=record.pruned or "by the objective itself")
-        action, pattern = self._retry.policy(record.exits.values()) if ending.cause in RETRY_WORD else ("", "")
-        if action == "exclude_host":  # the log says whose fault it is: not the job's
-            ending = replace(ending, cause=Cause.LOST, reason=f"{ending.reason} (the log says {pattern!r})")
+        action, ending = self._retry.by_policy(record, ending)
+        if action == "exclude_host":
             yield from self._hosts.exclude(record.number, record.host_of(record.first_fault))
         yield from self._attempt_ended(record, ending, final=action == "dont_retry")
 
+    def _stop_stragglers(self, now: float) -> list[AnyCommand]:
+        """Ranks that are left when others have ended wait in a collective, most likely, and would for ever."""
+        commands: list[AnyCommand] = []
+        patience_s = max(self._grace_s, MIN_PARTED_S)
+        for number in [number for number, since in self._parted.items() if now - since > patience_s]:
+            del self._parted[number]
+            record = self._trials[number]
+            rank, first = next(iter(record.exits.items()))
+            reason = f"rank {record.alive[0].rank}: still busy {patience_s:g} s after rank {rank} {first.cause.value}"
+            commands += [] if record.stopping else self._stop(record, Cause.ERROR, reason, 0.0)
+        return commands
+
     def _attempt_ended(self, record: LiveTrial, ending: Ending, *, final: bool) -> list[AnyCommand]:
-        retry = not final and self._wants_retry(record, ending)
+        retry = not (final or self._ending) and self._retry.wants(record, ending)
         ended = EndAttempt(trial=record.number, attempt=record.attempt, ending=ending, retry=retry)
         if retry:
             record.n_lost += ending.cause is Cause.LOST
             record.n_charged += ending.cause not in (Cause.LOST, Cause.PREEMPTED)
             record.begin_again()
-            self._ready.appendleft(record.number)  # it waited its turn already
-            return [ended]
+            return [ended, self._acquire(record)]
         del self._trials[record.number]
         if ending.cause is Cause.STOPPED or (self._ending and ending.cause in (Cause.LOST, Cause.PREEMPTED)):
             if self._ending_for_good:
@@ -285,31 +325,13 @@ class Lifecycle:
             return [ended, Requeue(trial=record.number)]
         return [ended, self._tell(record, ending)]
 
-    def _wants_retry(self, record: LiveTrial, ending: Ending) -> bool:
-        if self._ending:
-            return False
-        if ending.cause is Cause.PREEMPTED:
-            return True
-        if ending.cause is Cause.LOST:
-            return "lost" in self._retry.on and record.n_lost < MAX_LOST
-        return RETRY_WORD.get(ending.cause) in self._retry.on and record.n_charged < self._retry.max
-
     def _tell(self, record: LiveTrial, ending: Ending) -> Tell:
         self.standing.count(ending.cause, ending.values)
         return Tell(trial=record.number, attempt=record.attempt, ending=ending)
 
     def _stop(self, record: LiveTrial, cause: Cause, reason: str, grace_s: float) -> list[AnyCommand]:
         record.stopping = True
-        return [
-            StopAttempt(
-                trial=record.number,
-                attempt=record.attempt,
-                seats=record.alive,
-                cause=cause,
-                reason=reason,
-                grace_s=grace_s,
-            )
-        ]
+        return [stop_order(record, cause, reason, grace_s)]
 
     # --------------------------------------------------------------------------------- the whole search
 
@@ -320,9 +342,10 @@ class Lifecycle:
         self._ending = (reason, exit_code)
         self._ending_for_good = for_good
         commands: list[AnyCommand] = []
-        for number in sorted(self._ready, reverse=True):  # the last one asked for can be withdrawn first
-            commands.append(_put_back(number, self._trials.pop(number).attempt))
-        self._ready.clear()
+        for number in sorted(self._waiting, reverse=True):  # the last one asked for can be withdrawn first
+            record = self._trials.pop(number)
+            commands += [release(record), put_back(number, record.attempt)]
+        self._waiting.clear()
         for record in self._trials.values():
             if not record.stopping:
                 commands += self._stop(record, Cause.STOPPED, reason, self._grace_s)
@@ -346,31 +369,13 @@ class Lifecycle:
             return self._end(spent.reason, spent.exit_code, for_good=spent.for_good)
         return []
 
-    def _fill(self) -> list[AnyCommand]:
-        if self._ending:
-            return []
-        commands: list[AnyCommand] = []
-        for number in tuple(self._ready):
-            if not self._table.n_free_gangs:
-                break
-            record, avoid = self._trials[number], self._hosts.avoided_by(number)
-            seats = self._table.acquire(record.holder, avoid=avoid)
-            if seats is None:
-                continue  # it waits for a host that it does not avoid; others may take what it leaves
-            self._ready.remove(number)
-            record.seats = seats
-            commands += self._hosts.taken(number, frozenset(seat.host for seat in seats))
-            commands += [Launch(trial=number, attempt=record.attempt, seats=seats, next_step=record.next_step)]
-        return commands + self._asks()
-
     def _asks(self) -> list[AnyCommand]:
-        """One trial for each free gang, and ``ask_ahead`` more for those that are freed next."""
-        if self._exhausted or not self._table.holds_a_gang:
+        """One trial for each free gang, and some more for those that are freed next."""
+        if self._exhausted or self._ending:
             return []
-        shunned = self._hosts.shunned
-        n_waiting = sum(self._hosts.avoided_by(number) == shunned for number in self._ready)
-        n_needed = self._table.n_free_gangs_off(shunned) - n_waiting - self._n_asked
-        n_wanted = n_needed + self._ask_ahead
+        n_waiting = sum(self._hosts.avoided_by(number) == self._hosts.shunned for number in self._waiting)
+        n_running = len(self._trials) - len(self._waiting)
+        n_needed, n_wanted = self._demand.counts(n_running=n_running, n_waiting=n_waiting, n_asked=self._n_asked)
         if self._budgets.trials is not None:
             n_begun = self.standing.n_over + len(self._trials) + self._n_asked
             n_wanted = min(n_wanted, self._budgets.trials - n_begun)
@@ -393,8 +398,3 @@ class Lifecycle:
             reason, exit_code = f"{reason}, but no trial succeeded", 3
         self._finished = True
         return [Finish(reason=reason, exit_code=exit_code)]
-
-
-def _put_back(trial: int, attempt: int) -> Requeue | Withdraw:
-    """What becomes of a trial that is ready when nothing is started any more."""
-    return Withdraw(trial=trial) if attempt == 1 else Requeue(trial=trial)

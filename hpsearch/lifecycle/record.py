@@ -1,13 +1,15 @@
 """A trial that is not over, and the rules by which an attempt may follow another."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from hpsearch.events import Cause, Ending, Seat
+from hpsearch.events import Cause, Ending, Release, Requeue, Seat, StopAttempt, Withdraw
 
 # A job that takes its worker down each time looks like bad luck each time; somewhere it has to end.
 MAX_LOST = 20
+FINE = (Cause.RETURNED, Cause.PRUNED)
+# What torch writes where a collective breaks because somebody else has left it.
+COLLECTIVE_WORDS = ("gloo/transport", "NCCL", "nccl", "Connection closed by peer", "Connection reset by peer")
 # What `retry.on` calls the causes that are the job's own.
 RETRY_WORD = {
     Cause.ERROR: "error",
@@ -30,14 +32,30 @@ class RetryRules:
     exclude_host_after: int = 2  # losses; 0: never
     policies: tuple[tuple[re.Pattern[str], str], ...] = ()  # what an attempt said -> "dont_retry" or "exclude_host"
 
-    def policy(self, endings: Iterable[Ending]) -> tuple[str, str]:
-        """Action and pattern of the first policy that matches one of an attempt's last lines; two "" if none does."""
-        faults = [ending for ending in endings if ending.cause in FAULTS]
-        said = [line for end in faults for line in f"{end.reason}\n{end.traceback}\n{end.log_tail}".splitlines()]
+    def wants(self, record: "LiveTrial", ending: Ending) -> bool:
+        """Whether this end earns the trial another attempt."""
+        if ending.cause is Cause.PREEMPTED:
+            return True
+        if ending.cause is Cause.LOST:
+            return "lost" in self.on and record.n_lost < MAX_LOST
+        return RETRY_WORD.get(ending.cause) in self.on and record.n_charged < self.max
+
+    def by_policy(self, record: "LiveTrial", ending: Ending) -> tuple[str, Ending]:
+        """The action of the first policy that matches one of the last lines of a failed attempt, or ""; and its end.
+
+        A host that is excluded is to blame, and not the job: the end is then a loss.
+        """
+        if ending.cause not in RETRY_WORD:
+            return "", ending
+        faults = [one for one in record.exits.values() if one.cause in FAULTS]
+        said = [line for one in faults for line in f"{one.reason}\n{one.traceback}\n{one.log_tail}".splitlines()]
         for pattern, action in self.policies:
             if any(pattern.search(line) for line in said):
-                return action, pattern.pattern
-        return "", ""
+                if action == "exclude_host":
+                    reason = f"{ending.reason} (the log says {pattern.pattern!r})"
+                    ending = replace(ending, cause=Cause.LOST, reason=reason)
+                return action, ending
+        return "", ending
 
 
 @dataclass(slots=True)
@@ -55,10 +73,6 @@ class LiveTrial:
     stopping: bool = False
     pruned: str = ""  # the pruner's reason, once it said so
     preempted: bool = False  # its worker was told to go: nobody's fault
-
-    @property
-    def holder(self) -> str:
-        return f"trial {self.number} attempt {self.attempt}"
 
     @property
     def running(self) -> bool:
@@ -83,8 +97,52 @@ class LiveTrial:
         return next((rank for rank, ending in self.exits.items() if ending.cause in FAULTS), next(iter(self.exits)))
 
 
-def decisive(exits: dict[int, Ending]) -> Ending:
-    """The end that counts for the gang: the first fault, else what rank 0 says."""
-    fine = (Cause.RETURNED, Cause.PRUNED)
-    faults = [ending for ending in exits.values() if ending.cause not in fine]
-    return faults[0] if faults else exits[min(exits)]
+def decisive(exits: dict[int, Ending], ranks: int) -> Ending:
+    """The end that counts for the gang: what struck it first, else what rank 0 says; in a gang it names the rank.
+
+    A rank that dies breaks its peers' collectives, and their words about that may arrive before it is known dead: what
+    collectives say counts last. An end asked for by a person or by the study's own end counts before what it broke.
+    """
+    said_fine = exits.get(0) is not None and exits[0].cause in FINE
+
+    def weight(rank: int) -> int:
+        ending = exits[rank]
+        match ending.cause:
+            case Cause.CANCELLED:
+                return 0
+            case Cause.LOST | Cause.PREEMPTED:
+                return 1
+            case Cause.RETURNED | Cause.PRUNED:
+                return 3 if rank == 0 else 6
+            case Cause.STOPPED:
+                return 4
+            case Cause.ERROR if any(word in ending.reason for word in COLLECTIVE_WORDS):
+                return 2 if said_fine else 5
+        return 2
+
+    rank = min(exits, key=weight)  # of equals the first that arrived
+    ending = exits[rank]
+    if (
+        ranks == 1
+        or ending.cause in (*FINE, Cause.STOPPED, Cause.CANCELLED, Cause.PREEMPTED)
+        or ending.reason.startswith("rank ")
+    ):
+        return ending
+    return replace(ending, reason=f"rank {rank}: {ending.reason}")
+
+
+def release(record: LiveTrial) -> Release:
+    """The order that ends the lease of the current attempt, or its waiting for one."""
+    return Release(trial=record.number, attempt=record.attempt)
+
+
+def stop_order(record: LiveTrial, cause: Cause, reason: str, grace_s: float) -> StopAttempt:
+    """The order to end what still runs of the current attempt."""
+    return StopAttempt(
+        trial=record.number, attempt=record.attempt, seats=record.alive, cause=cause, reason=reason, grace_s=grace_s
+    )
+
+
+def put_back(trial: int, attempt: int) -> Requeue | Withdraw:
+    """What becomes of a trial that is ready when nothing is started any more."""
+    return Withdraw(trial=trial) if attempt == 1 else Requeue(trial=trial)

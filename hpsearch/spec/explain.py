@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hpsearch import passwords
 from hpsearch.spec.model import Component, StudySpec
 from hpsearch.spec.tree import Node, joined
 from hpsearch.spec.units import duration_words, size_words
 
 DEFAULT = "default"
-_PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^@]*@")
 
 
 def explain(spec: StudySpec) -> list[tuple[str, str, str]]:
@@ -68,7 +68,9 @@ def _rows(spec: StudySpec) -> Iterator[tuple[str, str]]:
     yield from _component("sampler", spec.sampler)
     yield from _component("pruner", spec.pruner)
     yield from _limits(spec)
-    yield "storage", _PASSWORD.sub(r"\1:***@", spec.storage)
+    yield "storage", spec.storage
+    if spec.password_file is not None:
+        yield "storage.password_file", spec.password_file
     yield from ((f"cluster.{word}", _words(getattr(spec.cluster, word))) for word in ("kind", "workers", "address"))
     yield "seed", _words(spec.seed)
     yield "directory", spec.directory
@@ -84,7 +86,8 @@ def _limits(spec: StudySpec) -> Iterator[tuple[str, str]]:
     if (failures := budget.failures) is not None:
         yield "budget.failures", f"{failures.percent:g}%" if failures.count is None else _words(failures.count)
     yield from (
-        (f"resources.{word}", _words(getattr(resources, word))) for word in ("ranks", "gpus_per_rank", "cpus_per_rank")
+        (f"resources.{word}", _words(getattr(resources, word)))
+        for word in ("ranks", "gpus_per_rank", "cpus_per_rank", "hosts")
     )
     yield "resources.memory", "none" if resources.memory_bytes is None else size_words(resources.memory_bytes)
     yield "resources.time", _duration(resources.time_s)
@@ -95,7 +98,7 @@ def _limits(spec: StudySpec) -> Iterator[tuple[str, str]]:
     yield "retry.exclude_host_after", _words(retry.exclude_host_after or "never")
     yield "retry.policies", "; ".join(f"{one.pattern!r}: {one.action}" for one in retry.policies) or "none"
     checkpoints = spec.checkpoints
-    yield "checkpoints.url", _PASSWORD.sub(r"\1:***@", checkpoints.url or "none")
+    yield "checkpoints.url", passwords.masked(checkpoints.url or "none")
     yield from ((f"checkpoints.{word}", _words(getattr(checkpoints, word))) for word in ("keep", "keep_best"))
     yield "checkpoints.quota", "none" if checkpoints.quota_bytes is None else size_words(checkpoints.quota_bytes)
 

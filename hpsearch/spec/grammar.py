@@ -103,6 +103,32 @@ def wrong_storage(url: str) -> str | None:
     return None
 
 
+_URL = Text("a URL such as sqlite:///studies.db", wrong_storage)
+
+
+class StorageReader:
+    """A database's URL, or a mapping with it; read to ``{url, password_file}``."""
+
+    whole = Section(
+        {
+            "url": Field(_URL, "The database."),
+            "password_file": Field(Text("a file's path"), "Its first line is the database's password."),
+        },
+        "{url: postgresql://user@host/database, password_file: /run/secrets/database}",
+        required=("url",),
+        hints={"password": ": write password_file, or set PGPASSWORD"},
+    )
+
+    def read(self, item: Item) -> dict[str, Any] | None:
+        if isinstance(item.node.value, dict):
+            return self.whole.read(item)
+        url = _URL.read(item)
+        return None if url is None else {"url": url}
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [_URL.schema(), self.whole.schema()]}
+
+
 def wrong_address(address: str) -> str | None:
     """What is wrong with a Dask scheduler's address, or None."""
     scheme, separator, rest = address.rpartition("://")
@@ -141,6 +167,7 @@ RESOURCES = Section(
         "gpus_per_rank": Field(Either("auto", Real(0, 1024)), "GPUs a process holds; auto: one where there are any."),
         "cpus_per_rank": Field(Whole(1, 100_000), "CPUs a process holds."),
         "cpus": Field(Whole(1, 100_000), "The same as cpus_per_rank."),
+        "hosts": Field(Word(("one", "any")), "one: all processes of a trial on one host; any: on as few as possible."),
         "memory": Field(size(), "Memory a process may use, such as 2GB."),
         "time": Field(duration(), "An attempt is stopped after this long."),
         "no_progress": Field(duration(), "An attempt is stopped after this long without a report."),
@@ -224,7 +251,7 @@ STUDY = Section(
         "resources": Field(RESOURCES, "What one trial holds and may use."),
         "retry": Field(RETRY, "Which trials get another attempt."),
         "checkpoints": Field(CHECKPOINTS, "Where checkpoints go and which of them stay."),
-        "storage": Field(Text("a URL such as sqlite:///studies.db", wrong_storage), "The database."),
+        "storage": Field(StorageReader(), "The database: its URL, or {url, password_file}."),
         "cluster": Field(CLUSTER, "Where trials run."),
         "seed": Field(Whole(0, MAX_SEED), "Makes the sampler repeatable."),
         "ask_ahead": Field(Whole(0, 1000), "How many trials may be proposed before a slot is free for them."),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from hpsearch import passwords
 from hpsearch.errors import StudyFileError
 from hpsearch.spec.tree import Node, Report, Scalar, printable
 from hpsearch.spec.yamlfile import parse_value
@@ -19,6 +20,7 @@ RESERVED = frozenset(
         "HPSEARCH_TRIAL",
         "HPSEARCH_ATTEMPT",
         "HPSEARCH_RANK",
+        passwords.FILE,
     }
 )
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpsearch import passwords
 from hpsearch.errors import Problem, StudyFileError
 from hpsearch.spec import layers
 from hpsearch.spec.compatibility import wrong_pruner, wrong_sampler
@@ -69,7 +70,8 @@ def load_study(
     if not isinstance(root.value, dict):
         report.add(root.where, "", f"must be a mapping such as {STUDY.example}")
         report.check()
-    root = layers.lay(root, layers.environment_layer(os.environ if environ is None else environ, report), report)
+    environ = os.environ if environ is None else environ
+    root = layers.lay(root, layers.environment_layer(environ, report), report)
     root = layers.lay(root, layers.override_layer(overrides, report), report)
     root = layers.lay(root, layers.option_layer(options or {}), report)
     item = Item(root, "", report)
@@ -77,7 +79,13 @@ def load_study(
     _check_needed(item, from_file=bool(text))
     spec = _spec(values, source, item)
     report.check()
-    return replace(spec, source_text=text, origins=origins_of(root))
+    # A study file may name its storage with a password, and everybody who reads the study could read that.
+    masked = passwords.masked(text)
+    origins = origins_of(root)
+    if file := environ.get(passwords.FILE):
+        spec = replace(spec, password_file=file)
+        origins = {**origins, "storage.password_file": f"environment {passwords.FILE}"}
+    return replace(spec, source_text=masked, origins=origins)
 
 
 def _check_needed(item: Item, *, from_file: bool) -> None:
@@ -114,6 +122,7 @@ def _spec(values: Mapping[str, Any], source: str, item: Item) -> StudySpec:
     sampler = values.get("sampler") or Component(name="tpe")
     # Optuna's own default; it has none for several metrics
     pruner = values.get("pruner") or Component(name="median" if len(metrics) == 1 else "none")
+    storage = values.get("storage") or {}
     _check_together(item, values, space, len(metrics))
     name = values.get("name") or _default_name(source, objective, item)
     return StudySpec(
@@ -127,7 +136,8 @@ def _spec(values: Mapping[str, Any], source: str, item: Item) -> StudySpec:
         resources=_resources(values.get("resources") or {}, item),
         retry=_retry(values.get("retry") or {}),
         checkpoints=_checkpoints(values.get("checkpoints") or {}),
-        storage=values.get("storage", DEFAULT_STORAGE),
+        storage=storage.get("url", DEFAULT_STORAGE),
+        password_file=storage.get("password_file"),
         cluster=_cluster(values.get("cluster") or {}, item),
         seed=values.get("seed"),
         ask_ahead=values.get("ask_ahead"),
@@ -191,6 +201,7 @@ def _resources(values: Mapping[str, Any], item: Item) -> Resources:
         "ranks": values.get("ranks"),
         "gpus_per_rank": values.get("gpus_per_rank"),
         "cpus_per_rank": values.get("cpus_per_rank", values.get("cpus")),
+        "hosts": values.get("hosts"),
         "memory_bytes": None if memory is None else round(memory),
         "time_s": values.get("time"),
         "no_progress_s": values.get("no_progress"),

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
+from hpsearch import passwords
+
 if TYPE_CHECKING:
     from hpsearch.space import Space
 
@@ -93,6 +95,7 @@ class Resources:
     ranks: int = 1
     gpus_per_rank: float | Literal["auto"] = "auto"
     cpus_per_rank: int = 1
+    hosts: Literal["one", "any"] = "any"  # whether all ranks of a trial must sit on one
     memory_bytes: int | None = None  # a rank
     time_s: float | None = None  # an attempt
     no_progress_s: float | None = None  # between two reports
@@ -150,10 +153,14 @@ class StudySpec:
     resources: Resources = field(default_factory=Resources)
     retry: Retry = field(default_factory=Retry)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    storage: str = DEFAULT_STORAGE
+    storage: str = DEFAULT_STORAGE  # without the password: see hpsearch.passwords
+    password_file: str | None = None
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
     seed: int | None = None
     ask_ahead: int | None = None  # trials proposed before a slot is free for them; None: what suits the sampler
     directory: str = DEFAULT_DIRECTORY  # files of the study go to <directory>/<name>/
     source_text: str = ""  # the YAML as read; "" without a study file
     origins: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "storage", passwords.bare(self.storage))

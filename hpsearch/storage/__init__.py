@@ -1,7 +1,7 @@
 """The study in a database: read from memory, written behind by one thread, readable by every Optuna tool."""
 
 from hpsearch.storage.attempts import AttemptRow, StudyRecord
-from hpsearch.storage.connect import label, optuna_url
+from hpsearch.storage.connect import label, load_study, optuna_url
 from hpsearch.storage.mirror import Mirror
 from hpsearch.storage.requests import Request, send_request
 from hpsearch.storage.study import StudyStore, open_study, peek
@@ -13,6 +13,7 @@ __all__ = [
     "StudyRecord",
     "StudyStore",
     "label",
+    "load_study",
     "open_study",
     "optuna_url",
     "peek",

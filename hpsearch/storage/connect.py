@@ -8,14 +8,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import sqlalchemy as sa
+from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
+from hpsearch import passwords
 from hpsearch.errors import StorageUnreachable
+from hpsearch.storage.mounts import network_of
 
 BUSY_S = 5.0  # SQLite's own patience with a lock; the writer thread goes on waiting after that
-CONNECT_S = 10  # PostgreSQL
+
+# A server that is gone without a word must be noticed, by us and, for what we left open in it, by itself: a
+# transaction that outlived its connection would hold the locks that the next one waits for.
+_PATIENCE = {
+    "application_name": "hpsearch",
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=30s",
+}
+_TRANSIENT_SQLITE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,  # of the files beside the database, on a full disk
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +54,24 @@ class Location:
     @property
     def label(self) -> str:
         """The URL as people may see it."""
-        url = self.url.update_query_dict({"password": "***"}) if "password" in self.url.query else self.url
-        return url.render_as_string(hide_password=True)
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def bare(self) -> str:
+        """The URL without its password, as other tools take it."""
+        url = self.url
+        bare = sa.URL.create(url.drivername, url.username, None, url.host, url.port, url.database, url.query)
+        return bare.render_as_string()
 
     @property
     def is_missing(self) -> bool:
         """No SQLite file yet. A server is never missing, only unreachable."""
         return self.path is not None and not self.path.exists()
 
-    def scrub(self, text: str) -> str:
-        """``text`` without the password, should a driver have put it there."""
-        for secret in (self.url.password, self.url.query.get("password")):
-            if isinstance(secret, str) and secret:
-                text = text.replace(secret, "***")
-        return text
-
 
 def locate(url: str) -> Location:
     """Check a URL without opening anything; StorageUnreachable with the remedy if it cannot serve."""
+    url = passwords.bare(url)
     try:
         parsed = sa.make_url(url)
     except (ArgumentError, ValueError):
@@ -53,7 +79,9 @@ def locate(url: str) -> Location:
     scheme = parsed.get_backend_name()
     if scheme in ("postgresql", "postgres"):
         driver = "postgresql+psycopg" if "+" not in parsed.drivername else parsed.drivername
-        return Location(parsed.set(drivername=driver), None)
+        location = Location(parsed.set(drivername=driver, password=passwords.of(url)), None)
+        passwords.same(url, location.bare)
+        return location
     if scheme != "sqlite":
         raise StorageUnreachable(f"storage scheme {scheme!r} is unknown: use sqlite or postgresql")
     if not parsed.database or parsed.database == ":memory:":
@@ -76,6 +104,11 @@ def writing_engine(location: Location) -> sa.Engine:
     for place in (location.path, location.path.parent):
         if place.exists() and not os.access(place, os.W_OK):
             raise StorageUnreachable(f"{location.label}: {place} is not writable")
+    if kind := network_of(location.path):
+        raise StorageUnreachable(
+            f"{location.label}: is on a network file system ({kind}), which SQLite does not survive: "
+            "name a file on a local disk, or use postgresql://user@host/database"
+        )
     engine = _create(location, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")
@@ -109,7 +142,7 @@ def reading_engine(location: Location) -> sa.Engine:
 
 def _create(location: Location, **arguments: Any) -> sa.Engine:
     if location.path is None:
-        arguments["connect_args"] = {"connect_timeout": CONNECT_S, "application_name": "hpsearch"}
+        arguments["connect_args"] = dict(_PATIENCE)
     try:
         # One connection stays open, the writer thread's; opening a study needs a second one for a moment.
         return sa.create_engine(location.url, pool_size=1, max_overflow=2, **arguments)
@@ -118,7 +151,7 @@ def _create(location: Location, **arguments: Any) -> sa.Engine:
             f"{location.label}: the PostgreSQL driver is not installed: pip install 'hpsearch[postgres]'"
         ) from None
     except (ArgumentError, NoSuchModuleError, TypeError) as error:
-        raise StorageUnreachable(f"{location.label}: {location.scrub(str(error))}") from None
+        raise StorageUnreachable(f"{location.label}: {passwords.scrub(str(error))}") from None
 
 
 @contextmanager
@@ -127,25 +160,46 @@ def reaching(location: Location) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise StorageUnreachable(f"{location.label}: {location.scrub(in_words(error))}") from None
+        raise StorageUnreachable(f"{location.label}: {in_words(error)}") from None
 
 
 def in_words(error: DBAPIError) -> str:
     """The first line of what the driver said."""
-    lines = str(error.orig).strip().splitlines()
+    lines = passwords.scrub(str(error.orig)).strip().splitlines()
     return lines[0] if lines else type(error.orig).__name__
 
 
 def is_transient(error: DBAPIError) -> bool:
     """Whether the same transaction may succeed later: a lock, a full disk, a lost connection."""
     if isinstance(error.orig, sqlite3.Error):
-        return any(word in str(error.orig) for word in ("locked", "busy", "disk is full"))
+        code = getattr(error.orig, "sqlite_errorcode", None)  # extended: the kind is in its low byte
+        return code is not None and code & 0xFF in _TRANSIENT_SQLITE
     return error.connection_invalidated or isinstance(error, OperationalError)
 
 
 def optuna_url(url: str) -> str:
-    """The URL with which Optuna opens the same database, by the driver that hpsearch uses. It holds the password."""
-    return locate(url).url.render_as_string(hide_password=False)
+    """The URL with which Optuna's tools open the same database, by hpsearch's driver; never with a password."""
+    return locate(url).bare
+
+
+@dataclass(frozen=True, slots=True)
+class _Connect:
+    """Opens connections for an engine whose URL has no password; pickled, it has none either."""
+
+    url: str
+
+    def __call__(self) -> Any:
+        url = locate(self.url).url
+        dialect = url.get_dialect()()
+        arguments, options = dialect.create_connect_args(url)
+        return dialect.import_dbapi().connect(*arguments, **options)
+
+
+def load_study(url: str, name: str) -> optuna.Study:
+    """The study as stock Optuna loads it; neither it nor its pickle holds the password."""
+    location = locate(url)
+    arguments = {"creator": _Connect(location.bare)} if location.path is None else {}
+    return optuna.load_study(study_name=name, storage=RDBStorage(location.bare, engine_kwargs=arguments))
 
 
 def label(url: str) -> str:

@@ -1,15 +1,19 @@
 """Who coordinates a study: one row, kept fresh by a heartbeat, given back on close.
 
-The row's token grows with every coordinator, so one that was replaced while it slept finds out at its next heartbeat,
-which goes before anything it writes.
+The row's token grows with every coordinator. Each transaction of a coordinator begins by numbering itself in that row:
+one that was replaced while it slept finds out before it has written anything, and one whose commit was never answered
+finds out whether it was done.
 """
 
 import os
 import socket
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import psutil
 import sqlalchemy as sa
@@ -17,7 +21,6 @@ import sqlalchemy as sa
 from hpsearch.errors import StorageFailed, StudyHeld
 from hpsearch.storage import schema
 
-BEAT_S = 2.0
 FRESH_S = 15.0  # a heartbeat older than this is no sign of life
 _SAME_START_S = 2.0  # psutil derives a process's start from the boot time, which clock corrections move a little
 
@@ -34,6 +37,7 @@ class Holder:
     pid: int | None
     process_started: float
     started: float  # unix seconds
+    machine: str | None  # as ``this_machine`` had it; None: by an hpsearch that kept only the name
     age_s: float  # of the last heartbeat, on the database's clock
 
     @property
@@ -42,11 +46,20 @@ class Holder:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started))
         return f"process {self.pid} on {self.host} since {since}"
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs on another host; another container of this host's kernel is not elsewhere."""
+        if self.machine is None:
+            return self.host != socket.gethostname()
+        return self.machine.partition("/")[0] != this_machine().partition("/")[0]
+
     def is_alive(self) -> bool:
         """Whether it still coordinates: its heartbeat is fresh, and it is no dead process of this host."""
         if self.pid is None or self.age_s >= FRESH_S:
             return False
-        if self.host != socket.gethostname():
+        # A name is no identity, containers may share one; but it is all that older rows have.
+        here = self.host == socket.gethostname() if self.machine is None else self.machine == this_machine()
+        if not here:
             return True
         if self.pid == os.getpid():
             return self.hold in _live
@@ -69,15 +82,23 @@ class Held:
         c = schema.COORDINATORS.c
         return sa.and_(c.study_id == self._study, c.hold == self.hold)
 
-    def beat(self, connection: sa.Connection) -> Callable[[], None] | None:
-        """Say that the coordinator lives; StudyHeld if another took the study, StorageFailed if it was deleted."""
-        fresh = {"heartbeat": clock(connection)}
-        if connection.execute(sa.update(schema.COORDINATORS).where(self._mine).values(fresh)).rowcount != 1:
-            holder = read_holder(connection, self._study)
-            if holder is None:
-                raise StorageFailed(f"study {self._name!r} was deleted while it ran")
-            raise StudyHeld(self._name, holder.words)
-        return None
+    def fence(self, connection: sa.Connection, serial: int) -> bool:
+        """Begin the transaction of this number, and say that the coordinator lives; False if it was committed before.
+
+        Raises:
+            StudyHeld: another coordinator has taken the study.
+            StorageFailed: the study was deleted.
+        """
+        c = schema.COORDINATORS.c
+        mark = sa.update(schema.COORDINATORS).where(self._mine, c.serial < serial)
+        if connection.execute(mark.values(serial=serial, heartbeat=clock(connection))).rowcount == 1:
+            return True
+        if connection.scalar(sa.select(c.serial).where(self._mine)) is not None:
+            return False
+        holder = read_holder(connection, self._study)
+        if holder is None:
+            raise StorageFailed(f"study {self._name!r} was deleted while it ran")
+        raise StudyHeld(self._name, holder.words)
 
     def release(self, connection: sa.Connection) -> None:
         """Give the study back; releasing twice is one release."""
@@ -89,12 +110,12 @@ class Held:
         _live.discard(self.hold)
 
 
-def take(connection: sa.Connection, name: str, study: int, *, after: int = 0) -> Held:
+def take(connection: sa.Connection, name: str, study: int, *, after: int = 0, over: bool = False) -> Held:
     """Become the study's coordinator, within the caller's transaction; StudyHeld if somebody alive is.
 
-    The token is larger than the row's and than ``after``.
+    The token is larger than the row's and than ``after``. ``over``: also if somebody alive is, who is fenced by that.
     """
-    held = Held(name, study, max(refuse_held(connection, name, study), after) + 1)
+    held = Held(name, study, max(refuse_held(connection, name, study, over=over), after) + 1)
     row = {
         "study_id": study,
         "token": held.token,
@@ -103,31 +124,56 @@ def take(connection: sa.Connection, name: str, study: int, *, after: int = 0) ->
         "pid": os.getpid(),
         "process_started": _started(os.getpid()) or 0.0,
         "started": time.time(),
+        "serial": 0,
+        "machine": this_machine(),
     }
     connection.execute(sa.delete(schema.COORDINATORS).where(schema.COORDINATORS.c.study_id == study))
     connection.execute(sa.insert(schema.COORDINATORS).values({**row, "heartbeat": clock(connection)}))
     return held
 
 
-def refuse_held(connection: sa.Connection, name: str, study: int) -> int:
-    """StudyHeld if somebody alive coordinates the study; otherwise the last token (0: never held)."""
-    holder = read_holder(connection, study)
-    if holder is not None and holder.is_alive():
+def refuse_held(connection: sa.Connection, name: str, study: int, *, over: bool = False) -> int:
+    """StudyHeld if somebody alive coordinates the study, unless ``over``; otherwise the last token (0: never held).
+
+    The row stays locked until the caller's transaction ends: whoever looked dead cannot come back meanwhile.
+    """
+    holder = read_holder(connection, study, lock=True)
+    if holder is not None and holder.is_alive() and not over:
         raise StudyHeld(name, holder.words)
     return holder.token if holder else 0
 
 
-def read_holder(connection: sa.Connection, study: int) -> Holder | None:
+def read_holder(connection: sa.Connection, study: int, *, lock: bool = False) -> Holder | None:
     """The coordinator row; None if the study never had one."""
-    return read_holders(connection, schema.COORDINATORS.c.study_id == study).get(study)
+    return read_holders(connection, schema.COORDINATORS.c.study_id == study, lock=lock).get(study)
 
 
-def read_holders(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> dict[int, Holder]:
-    """The coordinator rows by the study's row."""
+def read_holders(
+    connection: sa.Connection,
+    *which: sa.ColumnElement[bool],
+    lock: bool = False,
+    known: Collection[str] | None = None,
+) -> dict[int, Holder]:
+    """The coordinator rows by the study's row; ``known`` are the columns that older tables have."""
     c = schema.COORDINATORS.c
+    names = [field.name for field in fields(Holder) if field.name != "age_s"]
+    columns = [c[name] if known is None or name in known else sa.null().label(name) for name in names]
     age = (clock(connection) - c.heartbeat).label("age")
-    query = sa.select(c.study_id, c.token, c.hold, c.host, c.pid, c.process_started, c.started, age).where(*which)
-    return {row.study_id: Holder(*row[1:]) for row in connection.execute(query)}
+    query = sa.select(c.study_id, *columns, age).where(*which)
+    if lock:
+        query = query.with_for_update()
+    rows: list[tuple[Any, ...]] = [tuple(row) for row in connection.execute(query)]
+    return {study: Holder(*values) for study, *values in rows}
+
+
+@cache
+def this_machine() -> str:
+    """Where a pid means what it means here: the boot of a kernel, and the pid namespace (a container has its own)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def clock(connection: sa.Connection) -> sa.ColumnElement[float]:

@@ -5,15 +5,18 @@ So a transaction whose outcome is unknown is simply run again.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
 
 import sqlalchemy as sa
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import psycopg
 
 from hpsearch.storage import schema
 
@@ -49,8 +52,7 @@ class TrialWithdrawn:
     trial: int
 
 
-@dataclass(frozen=True, slots=True)
-class Upsert:
+class Upsert(NamedTuple):  # by far the most of all operations, and a tuple is made quickest
     """One row of a table: made, or overwritten."""
 
     table: sa.Table
@@ -61,28 +63,42 @@ class Upsert:
 Operation = NewTrial | TrialChanged | TrialWithdrawn | Upsert
 
 
-@dataclass(frozen=True, slots=True)
 class _Shape:
-    owner: Literal["trial_id", "study_id"]
-    keys: tuple[str, ...]  # with the owner: the row's natural key
-    data: tuple[str, ...]  # empty: a row that is there stays as it is
+    """How rows of a table are written."""
+
+    def __init__(self, table: sa.Table, *keys: str, keep: bool = False) -> None:
+        """``keys``: with the owner the row's natural key. ``keep``: a row that is there stays as it is."""
+        self.key = itemgetter(*keys)
+        columns = [column.name for column in table.c if column is not table.autoincrement_column]
+        self.owner, *others = columns  # "trial_id" or "study_id"
+        self.columns = itemgetter(*others)
+        data = [] if keep else [name for name in others if name not in keys]
+        only: Any = {"column_keys": columns}
+        # The text, for the driver itself: SQLAlchemy's own executemany looks at each value of each row.
+        self.upserts = {
+            dialect.name: str(_upsert(dialect.name, table, (self.owner, *keys), data).compile(dialect=dialect, **only))
+            for dialect in (sqlite.dialect(paramstyle="qmark"), cast("Any", psycopg).dialect(paramstyle="format"))
+        }
+
+
+def _upsert(dialect: str, table: sa.Table, keys: Sequence[str], data: Sequence[str]) -> sa.Insert:
+    make = cast("Any", postgresql if dialect == "postgresql" else sqlite).insert
+    statement = make(table)
+    if not data:
+        return cast("sa.Insert", statement.on_conflict_do_nothing(index_elements=keys))
+    new = {name: statement.excluded[name] for name in data}
+    return cast("sa.Insert", statement.on_conflict_do_update(index_elements=keys, set_=new))
 
 
 _SHAPES: dict[sa.Table, _Shape] = {
-    schema.STUDY_USER_ATTRS: _Shape("study_id", ("key",), ("value_json",)),
-    schema.STUDY_SYSTEM_ATTRS: _Shape("study_id", ("key",), ("value_json",)),
-    schema.PARAMS: _Shape("trial_id", ("param_name",), ("param_value", "distribution_json")),
-    schema.VALUES: _Shape("trial_id", ("objective",), ("value", "value_type")),
-    schema.INTERMEDIATE: _Shape("trial_id", ("step",), ("intermediate_value", "intermediate_value_type")),
-    schema.TRIAL_USER_ATTRS: _Shape("trial_id", ("key",), ("value_json",)),
-    schema.TRIAL_SYSTEM_ATTRS: _Shape("trial_id", ("key",), ("value_json",)),
-    schema.ATTEMPTS: _Shape(
-        "study_id",
-        ("trial", "attempt"),
-        tuple(c.name for c in schema.ATTEMPTS.c if c.name not in ("study_id", "trial", "attempt")),
-    ),
-    schema.METRICS: _Shape("study_id", ("trial", "attempt", "step", "name"), ("value",)),
-    schema.EVENTS: _Shape("study_id", ("token", "serial"), ()),
+    schema.PARAMS: _Shape(schema.PARAMS, "param_name"),
+    schema.VALUES: _Shape(schema.VALUES, "objective"),
+    schema.INTERMEDIATE: _Shape(schema.INTERMEDIATE, "step"),
+    **{table: _Shape(table, "key") for table in (schema.STUDY_USER_ATTRS, schema.STUDY_SYSTEM_ATTRS)},
+    **{table: _Shape(table, "key") for table in (schema.TRIAL_USER_ATTRS, schema.TRIAL_SYSTEM_ATTRS)},
+    schema.ATTEMPTS: _Shape(schema.ATTEMPTS, "trial", "attempt"),
+    schema.METRICS: _Shape(schema.METRICS, "trial", "attempt", "step", "name"),
+    schema.EVENTS: _Shape(schema.EVENTS, "token", "serial", keep=True),
 }
 
 
@@ -101,15 +117,14 @@ class Group:
         self._new: dict[int, NewTrial] = {}
         self._changed: dict[int, TrialChanged] = {}
         self._withdrawn: list[int] = []
-        self._rows: dict[sa.Table, dict[tuple[Any, ...], tuple[int, Row]]] = {}
+        self._rows: dict[sa.Table, dict[tuple[int, Any], tuple[int, Row]]] = defaultdict(dict)
         for operation in operations:
             self._fold(operation)
 
     def _fold(self, operation: Operation) -> None:
         if isinstance(operation, Upsert):
-            rows = self._rows.setdefault(operation.table, {})
-            row = operation.row
-            rows[(operation.owner, *[row[key] for key in _SHAPES[operation.table].keys])] = (operation.owner, row)
+            table, owner, row = operation
+            self._rows[table][owner, _SHAPES[table].key(row)] = (owner, row)
         elif isinstance(operation, NewTrial):
             self._new[operation.trial] = operation
         elif isinstance(operation, TrialWithdrawn):
@@ -124,6 +139,17 @@ class Group:
                 self._rows[table] = {key: row for key, row in rows.items() if row[0] != trial}
         if self._new.pop(trial, None) is None:
             self._withdrawn.append(trial)
+
+    @property
+    def makes_trials(self) -> bool:
+        """Whether there are new trials among them."""
+        return bool(self._new)
+
+    def find(self, connection: sa.Connection, ids: RowIds) -> dict[int, int]:
+        """The rows of the new trials, mirror id -> row id, when all of it was written and committed before."""
+        return self._find_trials(
+            connection, {(ids.studies[new.study], new.number): trial for trial, new in self._new.items()}
+        )
 
     def write(self, connection: sa.Connection, ids: RowIds, *, repeated: bool) -> dict[int, int]:
         """Write all of it within the caller's transaction.
@@ -147,12 +173,13 @@ class Group:
         for table, rows in self._rows.items():
             if not rows:
                 continue
-            owner = _SHAPES[table].owner
-            known = ids.studies if owner == "study_id" else ids.trials
-            fresh = {} if owner == "study_id" else new
-            connection.execute(
-                _UPSERTS[dialect][table],
-                [{owner: fresh[id_] if id_ in fresh else known[id_], **row} for id_, row in rows.values()],
+            shape = _SHAPES[table]
+            known = ids.studies if shape.owner == "study_id" else ids.trials
+            fresh = {} if shape.owner == "study_id" else new
+            columns = shape.columns
+            connection.exec_driver_sql(
+                shape.upserts[dialect],
+                [(fresh[id_] if id_ in fresh else known[id_], *columns(row)) for id_, row in rows.values()],
             )
         return new
 
@@ -204,29 +231,9 @@ _CHANGE_TRIAL = (
 )
 
 
-def _upsert(dialect: str, table: sa.Table, keys: Sequence[str], data: Sequence[str]) -> sa.Insert:
-    make = cast("Any", postgresql if dialect == "postgresql" else sqlite).insert
-    statement = make(table)
-    if not data:
-        return cast("sa.Insert", statement.on_conflict_do_nothing(index_elements=keys))
-    new = {name: statement.excluded[name] for name in data}
-    return cast("sa.Insert", statement.on_conflict_do_update(index_elements=keys, set_=new))
-
-
-_UPSERTS = {
-    dialect: {
-        table: _upsert(dialect, table, (shape.owner, *shape.keys), shape.data) for table, shape in _SHAPES.items()
-    }
-    for dialect in ("sqlite", "postgresql")
-}
+_OF_A_RECORD = [column.name for column in schema.RECORDS.c if column.name not in ("study_id", "created")]
 UPSERT_RECORD = {
-    dialect: _upsert(
-        dialect,
-        schema.RECORDS,
-        ("study_id",),
-        tuple(c.name for c in schema.RECORDS.c if c.name not in ("study_id", "created")),
-    )
-    for dialect in ("sqlite", "postgresql")
+    dialect: _upsert(dialect, schema.RECORDS, ("study_id",), _OF_A_RECORD) for dialect in ("sqlite", "postgresql")
 }
 
 
@@ -243,13 +250,13 @@ def from_utc(utc: datetime | None) -> datetime | None:
 def value_row(objective: int, value: float) -> Row:
     """A row of ``trial_values``."""
     stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-    return {"objective": objective, "value": stored, "value_type": kind}
+    return {"objective": objective, "value": stored, "value_type": kind.name}
 
 
 def intermediate_row(step: int, value: float) -> Row:
     """A row of ``trial_intermediate_values``."""
     stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    return {"step": step, "intermediate_value": stored, "intermediate_value_type": kind}
+    return {"step": step, "intermediate_value": stored, "intermediate_value_type": kind.name}
 
 
 def metric_row(trial: int, attempt: int, step: int, name: str, value: float) -> Row:

@@ -7,11 +7,13 @@ reasons, who coordinates the study and what people ask of it. They hang on ``stu
 import fcntl
 import logging
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import optuna
 import sqlalchemy as sa
+from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from sqlalchemy import Column, Double, Integer, String, Table, Text, UniqueConstraint
 
@@ -19,7 +21,7 @@ from hpsearch.errors import StorageUnreachable
 from hpsearch.events import MAX_NAME
 from hpsearch.storage.connect import Location
 
-VERSION = "1"
+VERSION = "3"  # the newest of hpsearch/database/migrations
 NAME_LENGTH = MAX_NAME  # Optuna's longest indexed string
 _ADVISORY_LOCK = 0x68707365  # "hpse"
 
@@ -73,6 +75,8 @@ COORDINATORS = Table(
     Column("process_started", Double, nullable=False),  # tells a reused pid from the holder's
     Column("started", Double, nullable=False),
     Column("heartbeat", Double, nullable=False),  # on the database's clock
+    Column("machine", Text),  # tells apart hosts and containers of one name; NULL: by an hpsearch that kept none
+    Column("serial", Integer, nullable=False, server_default="0"),  # of this coordinator's last transaction
 )
 
 ATTEMPTS = Table(
@@ -159,21 +163,40 @@ def alone(location: Location, engine: sa.Engine) -> Iterator[None]:
 
 
 def prepare(location: Location, engine: sa.Engine) -> None:
-    """Make what is missing of the schema, while ``alone``; StorageUnreachable if it is newer than this hpsearch."""
+    """Make the tables where there are none, while ``alone``; StorageUnreachable if they are of another version."""
     with engine.begin() as connection:
-        if sa.inspect(connection).has_table(SCHEMA.name):
+        if version(connection) is not None:
             check_version(location, connection)
-    _prepare_optuna(location)
-    metadata.create_all(engine)
+    with optuna_storage(location):
+        pass
     with engine.begin() as connection:
-        if connection.scalar(sa.select(SCHEMA.c.version_num)) is None:
+        metadata.create_all(connection)
+        if version(connection) is None:
             connection.execute(SCHEMA.insert(), {"version_num": VERSION})
 
 
+def version(connection: sa.Connection) -> str | None:
+    """That of our tables, or None where there are none."""
+    if not sa.inspect(connection).has_table(SCHEMA.name):
+        return None
+    return connection.scalar(sa.select(SCHEMA.c.version_num))
+
+
 def check_version(location: Location, connection: sa.Connection) -> None:
-    """StorageUnreachable if our tables were made by a newer hpsearch."""
+    """StorageUnreachable if our tables were made by a newer hpsearch, or by an older one."""
     found = connection.scalar(sa.select(SCHEMA.c.version_num))
-    if found is not None and found != VERSION:
+    if found is None or found == VERSION:
+        return
+    refuse_newer(location, found)
+    raise StorageUnreachable(
+        f"{location.label}: its tables have version {found}, this hpsearch needs {VERSION}: "
+        f"hpsearch db upgrade --storage {shlex.quote(location.bare)}"
+    )
+
+
+def refuse_newer(location: Location, found: str) -> None:
+    """StorageUnreachable if a version of our tables is one that this hpsearch does not know."""
+    if not (found.isdecimal() and int(found) <= int(VERSION)):
         raise StorageUnreachable(
             f"{location.label}: its tables have version {found}, this hpsearch knows {VERSION}: pip install -U hpsearch"
         )
@@ -185,17 +208,28 @@ def is_prepared(connection: sa.Connection) -> bool:
     return STUDIES.name in names and SCHEMA.name in names
 
 
-def _prepare_optuna(location: Location) -> None:
+@contextmanager
+def optuna_storage(location: Location, *, skip_compatibility_check: bool = False) -> Iterator[RDBStorage]:
+    """Optuna's own storage over the same database; it makes Optuna's tables where there are none."""
     url = location.url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     level = logging.getLogger("alembic").level
     connect = {"timeout": 30} if location.path is not None else {}
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": connect, "poolclass": sa.NullPool})
+        storage = RDBStorage(
+            url,
+            engine_kwargs={"connect_args": connect, "poolclass": sa.NullPool},
+            skip_compatibility_check=skip_compatibility_check,
+        )
     except RuntimeError as error:  # Optuna's word for a schema that is not its own
-        remedy = "pip install -U optuna" if "pip install" in str(error) else "optuna storage upgrade --storage URL"
+        upgrade = f"hpsearch db upgrade --storage {shlex.quote(location.bare)}"
+        remedy = "pip install -U optuna" if "pip install" in str(error) else upgrade
         raise StorageUnreachable(
             f"{location.label}: its tables were made by another Optuna than {optuna.__version__}: {remedy}"
         ) from None
     finally:
         logging.getLogger("alembic").setLevel(level)
-    storage.engine.dispose()
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()

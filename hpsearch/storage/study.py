@@ -17,13 +17,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch.errors import HpsearchError, UsageError
+from hpsearch.errors import HpsearchError, StorageUnreachable, UsageError
 from hpsearch.events import MAX_STEP
 from hpsearch.storage import requests, schema
 from hpsearch.storage.attempts import AttemptRow, StudyRecord, attempt_row, clean, load_attempts, load_record
-from hpsearch.storage.connect import locate, reaching, reading_engine, writing_engine
-from hpsearch.storage.holder import BEAT_S, Held, refuse_held, take
+from hpsearch.storage.connect import Location, locate, reaching, reading_engine, writing_engine
+from hpsearch.storage.holder import Held, read_holders, refuse_held, take
 from hpsearch.storage.mirror import Mirror
+from hpsearch.storage.newcomers import Newcomers
 from hpsearch.storage.reading import METRIC_NAMES, load_study
 from hpsearch.storage.rows import UPSERT_RECORD, Upsert, metric_row
 from hpsearch.storage.studies import delete_study, find_study, insert_study
@@ -75,6 +76,11 @@ class StudyStore:
         """Transactions committed since the study was opened."""
         return self._writer.n_commits
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the database is so far behind that nothing should be taken on that can wait."""
+        return self._writer.is_full
+
     def together(self) -> AbstractContextManager[None]:
         """All writes made inside the block are committed in one transaction, after its end."""
         return self._writer.together()
@@ -112,13 +118,16 @@ class StudyStore:
     def close(self) -> None:
         """Write what is queued and give the study back; what is written after that stays in memory.
 
-        Waits while the database is locked. Closing twice is closing once.
+        Closing twice is closing once. Raises StorageFailed if the database stays locked or away: what was called
+        durable is in it, the rest is lost.
         """
         self._writer.close(drain=True)
         if self._writer.failure is None:
             with self._giving_up(), self._engine.begin() as connection:
                 self._held.release(connection)
         self._end()
+        if self._writer.failure is not None:
+            raise self._writer.failure
 
     def abandon(self) -> None:
         """Drop what is queued and leave at once, as a crash would."""
@@ -151,12 +160,17 @@ def open_study(
     on_commit: Callable[[int], None],
     on_error: Callable[[HpsearchError], None],
     on_request: Callable[[requests.Request], None],
+    on_waiting: Callable[[str | None], None] = lambda reason: None,
+    on_adopted: Callable[[FrozenTrial], None] = lambda trial: None,
+    take_over: bool = False,
 ) -> StudyStore:
     """Open a study for this process alone, making it if there is none; ``fresh`` deletes an older one first.
 
-    ``directions`` are "minimize" or "maximize". The three callbacks run on the writer thread and must be quick;
-    after ``on_error`` nothing is written any more. An older study with another search space is not noticed here:
-    ``peek`` first.
+    ``directions`` are "minimize" or "maximize". The callbacks run on the writer thread and must be quick; after
+    ``on_error`` nothing is written any more. ``on_waiting`` hears why the database does not answer, and None when it is
+    back; ``on_adopted`` of each trial that another program has put into the study. ``take_over`` replaces a coordinator
+    that is alive: its next transaction is refused, and it ends. An older study with another search space is not
+    noticed here: ``peek`` first.
 
     Raises StorageUnreachable, StudyHeld, and UsageError if the study has other directions.
     """
@@ -168,7 +182,9 @@ def open_study(
         with reaching(location), schema.alone(location, engine):
             schema.prepare(location, engine)
             with engine.begin() as connection:
-                held, row = _hold(connection, name, wanted, fresh=fresh)
+                held, row = _hold(connection, name, wanted, fresh=fresh, take_over=take_over)
+                if location.path is not None:
+                    _refuse_other_hosts(location, connection)
                 _put_record(connection, row, name, record)
                 loaded, attempts = load_study(connection, row), load_attempts(connection, row)
     except BaseException:
@@ -176,13 +192,14 @@ def open_study(
             held.forget()
         engine.dispose()
         raise
-    duties = [
-        Duty(BEAT_S, held.beat),
-        Duty(requests.POLL_S, lambda connection: requests.poll(connection, row, on_request)),
-    ]
-    writer = Writer(engine, on_commit=on_commit, on_error=on_error, duties=duties)
+    duty = Duty(requests.POLL_S, lambda connection: requests.poll(connection, row, on_request))
+    writer = Writer(
+        engine, on_commit=on_commit, on_error=on_error, on_waiting=on_waiting, fence=held.fence, duties=[duty]
+    )
     mirror = Mirror(writer)
-    study_id = mirror.restore(loaded)
+    last_row = max((trial._trial_id for trial in loaded.trials), default=0)
+    study_id = mirror.restore(loaded)  # takes the trials themselves, under ids of its own
+    writer.watch(Newcomers(mirror, (study_id, row), last_row, on_adopted))
     if loaded.system_attrs.get(METRIC_NAMES) != list(metric_names):
         mirror.set_study_system_attr(study_id, METRIC_NAMES, list(metric_names))
     return StudyStore(_AtomicStudy(name, mirror, sampler=sampler, pruner=pruner), attempts, writer, held, engine)
@@ -206,21 +223,30 @@ def peek(url: str, name: str) -> StudyRecord | None:
         engine.dispose()
 
 
+def _refuse_other_hosts(location: Location, connection: sa.Connection) -> None:
+    for holder in read_holders(connection).values():
+        if holder.is_elsewhere and holder.is_alive():
+            raise StorageUnreachable(
+                f"{location.label}: {holder.words} writes to it, and SQLite serves one host: use PostgreSQL "
+                "(`hpsearch db copy` takes the studies there)"
+            )
+
+
 def _hold(
-    connection: sa.Connection, name: str, directions: Sequence[StudyDirection], *, fresh: bool
+    connection: sa.Connection, name: str, directions: Sequence[StudyDirection], *, fresh: bool, take_over: bool
 ) -> tuple[Held, int]:
     """Find or make the study and become its coordinator, in the caller's transaction."""
     row = find_study(connection, name)
     last_token = 0
     if row is not None and fresh:
-        last_token = refuse_held(connection, name, row)
+        last_token = refuse_held(connection, name, row, over=take_over)
         delete_study(connection, name)
         row = None
     if row is None:
         row = insert_study(connection, name, directions)
     else:
         _refuse_other_directions(connection, name, row, directions)
-    held = take(connection, name, row, after=last_token)
+    held = take(connection, name, row, after=last_token, over=take_over)
     requests.drop_old(connection, row)
     return held, row
 

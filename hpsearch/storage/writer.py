@@ -1,14 +1,14 @@
 """The one thread that writes: everything queued goes into one transaction, in the order it was queued."""
 
-import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
@@ -20,8 +20,9 @@ from hpsearch.storage.rows import Group, Operation, RowIds
 T = TypeVar("T")
 LINGER_S = 0.05  # how long a report may wait for company
 ENOUGH_OPERATIONS = 10_000  # for one transaction
+FULL_OPERATIONS = 50_000  # queued: from here on nobody should make more
+CLOSING_S = 20.0  # for a database that is away when the study is closed
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.05, 5.0
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,24 @@ class Duty:
 
     every_s: float
     work: Callable[[sa.Connection], Callable[[], None] | None]
+
+
+class Arrivals(Protocol):
+    """Trials that other programs put into the database."""
+
+    def adopt(self, connection: sa.Connection) -> dict[int, int]:
+        """Take over those that are new, within the transaction; mirror's ids and rows."""
+
+    def known(self, rows: list[int]) -> None:
+        """These rows are committed, and not new any more."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What a committed transaction leaves to be done."""
+
+    rows: dict[int, int] = field(default_factory=dict)  # of new trials, by the mirror's id
+    after: list[Callable[[], None]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -54,9 +73,17 @@ class _Call:
 class Writer:
     """Queue and thread between the mirror and the database.
 
-    ``on_commit(ticket)`` is called on the writer thread after each commit: all operations up to that ticket are
-    durable. ``on_error`` is called once, when a write is refused for good; what is queued later is dropped.
-    While the database is locked or away the thread tries again with growing delays, for ``patience_s`` at most.
+    While the database is locked, full or away the thread tries again with growing delays, without end; training goes
+    on, and what is not committed is not called durable.
+
+    Args:
+        engine: of the database.
+        on_commit: called on the writer thread after each commit: all operations up to that ticket are durable.
+        on_error: called once, when a write is refused for good; what is queued later is dropped.
+        on_waiting: called with the database's words when it stops answering, and with None when it is back.
+        fence: begins the transaction of this number; False if it was committed before. It raises HpsearchError when
+            this writer may write no more.
+        duties: done every now and then within a transaction.
     """
 
     def __init__(
@@ -65,15 +92,18 @@ class Writer:
         *,
         on_commit: Callable[[int], None],
         on_error: Callable[[HpsearchError], None],
+        on_waiting: Callable[[str | None], None] = lambda reason: None,
+        fence: Callable[[sa.Connection, int], bool] | None = None,
         duties: Sequence[Duty] = (),
-        patience_s: float = 600.0,
     ) -> None:
         self._engine = engine
         self._on_commit = on_commit
         self._on_error = on_error
-        self._patience_s = patience_s
+        self._on_waiting = on_waiting
+        self._fence = fence
         self._duties = list(duties)
         self._due = [time.monotonic() + duty.every_s for duty in self._duties]
+        self._arrivals: Arrivals | None = None
         self._ids = RowIds()
         self._changed = threading.Condition()
         self._queue: deque[_Block | _Call] = deque()
@@ -81,9 +111,12 @@ class Writer:
         self._held = 0  # how many `together` are open: nothing of the queue is taken
         self._n_calls = 0  # in the queue; somebody waits for each, so they break a hold
         self._ticket = 0
+        self._durable = 0
+        self._serial = 0  # of the transaction
         self._urgent = False
         self._oldest = 0.0  # monotonic time since which something waits
         self._closing = False
+        self._close_by = math.inf  # monotonic time at which a database that is away is given up
         self._abandoned = threading.Event()
         self.n_commits = 0
         self.failure: HpsearchError | None = None
@@ -96,6 +129,15 @@ class Writer:
     def ticket(self) -> int:
         """The number of the operation queued last; 0 before the first."""
         return self._ticket
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is queued that whoever can wait should: the database is slower than the study, or away."""
+        return self._ticket - self._durable >= FULL_OPERATIONS
+
+    def watch(self, arrivals: Arrivals) -> None:
+        """From now on take over what other programs put into the study."""
+        self._arrivals = arrivals
 
     def put(self, operations: Sequence[Operation], *, urgent: bool = True) -> None:
         """Queue operations; they are committed in one transaction. Never waits."""
@@ -150,10 +192,14 @@ class Writer:
                     self._open = None
                     self._changed.notify_all()
 
-    def close(self, *, drain: bool) -> None:
-        """Write what is queued, or drop it, and end the thread. Closing twice is closing once."""
+    def close(self, *, drain: bool, patience_s: float = CLOSING_S) -> None:
+        """Write what is queued, or drop it, and end the thread. Closing twice is closing once.
+
+        ``failure`` then says whether something could not be written: the database is away for longer than this.
+        """
         with self._changed:
             self._closing = True
+            self._close_by = min(self._close_by, time.monotonic() + patience_s)
             self._held = 0
             if not drain:
                 self._abandoned.set()
@@ -222,38 +268,55 @@ class Writer:
         group = Group(work.operations)
         now = time.monotonic()
         due = [i for i, at in enumerate(self._due) if now >= at]
-        committed = self._persist(group, [self._duties[i] for i in due])
-        if committed is None:
+        outcome = self._persist(group, [self._duties[i] for i in due])
+        if outcome is None:
             return
-        new, after = committed
-        self._ids.trials.update(new)
+        self._ids.trials.update(outcome.rows)
+        if self._arrivals is not None and outcome.rows:
+            self._arrivals.known(list(outcome.rows.values()))
         self.n_commits += 1
         for i in due:
             self._due[i] = time.monotonic() + self._duties[i].every_s
         if work.operations:
+            self._durable = work.ticket
             self._on_commit(work.ticket)
-        for call in after:
+        for call in outcome.after:
             call()
 
-    def _persist(self, group: Group, duties: Sequence[Duty]) -> tuple[dict[int, int], list[Callable[[], None]]] | None:
+    def _persist(self, group: Group, duties: Sequence[Duty]) -> _Outcome | None:
         """One committed transaction, however many tries it takes; None if the writer was abandoned meanwhile."""
-        delay, began, repeated = FIRST_DELAY_S, time.monotonic(), False
+        self._serial += 1
+        outcome, delay, waiting = _Outcome(), FIRST_DELAY_S, False
         while True:
             try:
                 with self._engine.begin() as connection:
-                    # Duties first: the heartbeat notices a coordinator that was replaced while this one slept.
-                    after = [then for duty in duties if (then := duty.work(connection)) is not None]
-                    new = group.write(connection, self._ids, repeated=repeated)
-                return new, after
+                    if self._fence is None or self._fence(connection, self._serial):
+                        self._write(connection, group, duties, outcome, repeated=waiting and self._fence is None)
+                    else:  # done by an earlier try whose answer was lost
+                        outcome.rows |= group.find(connection, self._ids)
             except DBAPIError as error:
-                if not is_transient(error) or time.monotonic() - began > self._patience_s:
+                if not is_transient(error) or time.monotonic() > self._close_by:
                     raise
-                if not repeated:
-                    logger.warning("storage.waiting reason=%r", in_words(error))
-            repeated = True
-            if self._abandoned.wait(delay):
+                if not waiting:
+                    self._on_waiting(in_words(error))
+                waiting = True
+            else:
+                if waiting:
+                    self._on_waiting(None)
+                return outcome
+            if self._abandoned.wait(min(delay, max(0.0, self._close_by - time.monotonic()))):
                 return None
             delay = min(2 * delay, LONGEST_DELAY_S)
+
+    def _write(
+        self, connection: sa.Connection, group: Group, duties: Sequence[Duty], outcome: _Outcome, *, repeated: bool
+    ) -> None:
+        """All statements of one try; ``outcome`` becomes what it leaves, should it be the one that is committed."""
+        outcome.after = [then for duty in duties if (then := duty.work(connection)) is not None]
+        outcome.rows = {}
+        if self._arrivals is not None and (duties or group.makes_trials):
+            outcome.rows = self._arrivals.adopt(connection)
+        outcome.rows |= group.write(connection, self._ids, repeated=repeated)
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, HpsearchError):

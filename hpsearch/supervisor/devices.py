@@ -4,11 +4,7 @@ import os
 
 
 def visible_gpus() -> list[str]:
-    """Ids as CUDA_VISIBLE_DEVICES understands them, in its order; empty without a driver.
-
-    dask-cuda gives each worker the whole list, rotated, and means the first: such a worker says so by its one thread,
-    and the slot table then cuts one slot from it.
-    """
+    """Ids as CUDA_VISIBLE_DEVICES understands them, in its order; empty without a driver."""
     declared = os.environ.get("CUDA_VISIBLE_DEVICES")
     if declared is not None:
         return [part.strip() for part in declared.split(",") if part.strip() and part.strip() != "-1"]

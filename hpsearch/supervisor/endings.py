@@ -16,7 +16,13 @@ SIGNAL_WORDS = {
     signal.SIGKILL: "killed from outside",
     signal.SIGTERM: "terminated from outside",
 }
-FAILED = {"error": Cause.ERROR, "import": Cause.ERROR, "oom": Cause.OOM, "bad_result": Cause.BAD_RESULT}
+FAILED = {
+    "error": Cause.ERROR,
+    "import": Cause.ERROR,
+    "oom": Cause.OOM,
+    "bad_result": Cause.BAD_RESULT,
+    "rendezvous": Cause.LOST,
+}
 NEAR_LIMIT = 0.9
 LAUNCHER_DIED = "the launcher died"
 
@@ -56,7 +62,7 @@ def ending(facts: Facts, log_tail: str) -> Ending:
     word, stop = facts.word, facts.stop
     if word is not None and (stop is None or not facts.word_after_stop or _worth_keeping(word, stop)):
         cause, reason = _said(word)
-    elif stop is not None:
+    elif stop is not None and not _died_before(facts, stop, code):
         cause, reason = stop.cause, stop.reason + _how_it_went(facts, code)
     elif code is None:
         cause, reason = Cause.LOST, facts.lost
@@ -70,6 +76,12 @@ def ending(facts: Facts, log_tail: str) -> Ending:
         traceback=word.get("traceback", "") if word is not None else "",
         log_tail=log_tail,
     )
+
+
+def _died_before(facts: Facts, stop: Stop, code: int | None) -> bool:
+    """Whether a signal that was not ours ended it while it was being stopped for what that did to its peers."""
+    for_a_peer = stop.reason.startswith("rank ")
+    return for_a_peer and code is not None and code < 0 and not facts.killed and code != -signal.SIGTERM
 
 
 def _worth_keeping(word: dict[str, Any], stop: Stop) -> bool:

@@ -81,6 +81,8 @@ class Keeper:
         self._to_rank: asyncio.StreamWriter | None = None
         self._unanswered = 0  # questions of the rank
         self._started = asyncio.Event()
+        self._listening = asyncio.Event()
+        self._listening.set()
         self._moved_at = 0.0  # when it last made progress, on the loop's clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: list[asyncio.TimerHandle] = []
@@ -106,6 +108,7 @@ class Keeper:
             self._facts.status = await self._follow(from_launcher)
             if self._facts.status is None:
                 await self._clear_away()
+            self._listening.set()
             await asyncio.wait([hearing], timeout=LAST_WORDS_S)
             await pump.finish()
             if self._facts.status == signal.SIGKILL:
@@ -128,6 +131,13 @@ class Keeper:
         self._moved_at = asyncio.get_running_loop().time()
         if self._to_rank is not None and not self._to_rank.is_closing():
             self._to_rank.write(json.dumps(message).encode() + b"\n")
+
+    def listen(self, on: bool) -> None:
+        """Whether more of the rank's words can be taken; if not, it waits in a report once its socket is full."""
+        if on or self._facts.status is not None:  # what a dead rank said last is little
+            self._listening.set()
+        else:
+            self._listening.clear()
 
     def stop(self, reason: str, grace_s: float | None, cause: Cause) -> None:
         """Ask the rank to end, with SIGTERM at half the grace and SIGKILL at its end. The first reason stays.
@@ -200,6 +210,7 @@ class Keeper:
         try:
             while line := await rank.readline():
                 self._take(parse(line))
+                await self._listening.wait()
         except ConnectionError:
             pass
         except Malformed as error:
@@ -249,7 +260,7 @@ class Keeper:
             waits = [MEMORY_CHECK_S if watches_memory else IDLE_CHECK_S]
             if watches_memory:
                 await self._check_memory(baseline)
-            if self._unanswered > 0:
+            if self._unanswered > 0 or not self._listening.is_set():  # it is not the rank that does not move
                 self._moved_at = now()
             if limits.time_s is not None:
                 waits.append(started + limits.time_s - now())

@@ -24,7 +24,7 @@ from hpsearch.supervisor.relay import COORDINATOR_GONE, DOWN, UP, plugin_name
 logger = logging.getLogger(__name__)
 
 RankKey = tuple[int, int, int]  # trial, attempt, rank
-N_EARLY_STOPS = 1000
+N_EARLY = 1000
 
 
 class SupervisorPlugin(WorkerPlugin):
@@ -48,9 +48,11 @@ class SupervisorPlugin(WorkerPlugin):
         self.cpus_per_rank = cpus_per_rank
         self.launcher_path = launcher_path
         self.supervisors: dict[RankKey, Any] = {}  # what runs here now; values have take() and coordinator_gone()
-        self._early_stops: OrderedDict[RankKey, dict[str, Any]] = OrderedDict()
+        self._early: OrderedDict[RankKey, list[dict[str, Any]]] = OrderedDict()
         self._own: LauncherProcess | None = None
+        self._gone = False  # whether the coordinator is
         self._doubtful = True  # whether the launcher should be looked at before it is used
+        self._over = False  # the study is: no other launcher is started any more
 
     def setup(self, worker: Worker) -> None:
         """Open the way down, warm the launcher, and introduce the worker to the coordinator."""
@@ -62,7 +64,8 @@ class SupervisorPlugin(WorkerPlugin):
             notice = worker.__dict__["_hpsearch_notice"] = Notice(partial(_tell, ways), partial(_busy, ways))
             notice.listen()
         self.launcher()
-        self.send({"op": "joined", **describe(worker)})
+        facts = describe(worker)
+        self.send({"op": "joined", **facts}, joined=facts)
 
     async def teardown(self, worker: Worker) -> None:
         """The study is over: its launcher ends, and every rank that is still there with it."""
@@ -70,15 +73,22 @@ class SupervisorPlugin(WorkerPlugin):
         ways.pop(self.client, None)
         if not ways and (notice := worker.__dict__.pop("_hpsearch_notice", None)) is not None:
             notice.close()
+        self._over = True
+        self._end_all()
         await asyncio.to_thread(self._close_own)
 
-    def send(self, body: dict[str, Any]) -> None:
-        """Send to the coordinator; lost without a word while the worker is disconnected."""
-        self._worker.batched_send({"op": UP, "client": self.client, "body": json.dumps({**body, "run": self.run})})
+    def send(self, body: dict[str, Any] | None, **for_relay: Any) -> None:
+        """Send to the coordinator; lost without a word while the worker is disconnected.
+
+        Args:
+            for_relay: ``joined`` and ``ended`` of :meth:`hpsearch.supervisor.relay.Relay.up`.
+        """
+        text = "" if body is None else json.dumps({**body, "run": self.run})
+        self._worker.batched_send({"op": UP, "client": self.client, "body": text, **for_relay})
 
     def launcher(self) -> str:
         """Socket path of a launcher that lives: the machine's shared one, else one of our own."""
-        if self._doubtful:
+        if self._doubtful and not self._over:
             if self.launcher_path and not _answers(self.launcher_path):
                 self.launcher_path = ""
             if not self.launcher_path and (self._own is None or not _answers(str(self._own.path))):
@@ -100,21 +110,39 @@ class SupervisorPlugin(WorkerPlugin):
     def take(self, body: dict[str, Any]) -> None:
         """Hand a message from the coordinator to the rank that it is for."""
         if body["op"] == COORDINATOR_GONE:
-            for supervisor in list(self.supervisors.values()):
-                supervisor.coordinator_gone()
+            self._end_all()
             return
         key = (body["trial"], body["attempt"], body["rank"])
         if (supervisor := self.supervisors.get(key)) is not None:
             supervisor.take(body)
-        elif body["op"] == "stop":  # it overtook its own task, or the rank has ended meanwhile
-            self._early_stops[key] = body
-            while len(self._early_stops) > N_EARLY_STOPS:
-                self._early_stops.popitem(last=False)
+        elif body["op"] != "acknowledged":  # it overtook its own task, or the rank has ended meanwhile
+            self._early.setdefault(key, []).append(body)
+            while len(self._early) > N_EARLY:
+                self._early.popitem(last=False)
 
-    def enter(self, key: RankKey, supervisor: Any) -> dict[str, Any] | None:
-        """A rank's supervisor begins; returns the stop that came before it, if one did."""
+    def enter(self, key: RankKey, supervisor: Any) -> None:
+        """A rank's supervisor begins, and hears what came before it."""
         self.supervisors[key] = supervisor
-        return self._early_stops.pop(key, None)
+        for body in self._early.pop(key, ()):
+            supervisor.take(body)
+        if self._gone:
+            supervisor.coordinator_gone()
+
+    def leave(self, key: RankKey) -> None:
+        """Its processes are reaped."""
+        del self.supervisors[key]
+        self._say_cleared()
+
+    def _end_all(self) -> None:
+        self._gone = True
+        for supervisor in list(self.supervisors.values()):
+            supervisor.coordinator_gone()
+        self._say_cleared()
+
+    def _say_cleared(self) -> None:
+        """Once nothing of a coordinator that is gone is left here, and nothing can come, its slots are free."""
+        if self._gone and not self.supervisors:
+            self.send(None, ended=[self.run])
 
 
 def describe(dask_worker: Worker) -> dict[str, Any]:
@@ -126,9 +154,14 @@ def describe(dask_worker: Worker) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "cpus": dask_worker.state.nthreads,
-        "gpus": visible_gpus(),
+        "gpus": visible_gpus()[: 1 if _is_dask_cuda(dask_worker) else None],
         "memory_bytes": dask_worker.memory_manager.memory_limit or psutil.virtual_memory().total,
     }
+
+
+def _is_dask_cuda(worker: Worker) -> bool:
+    """Its workers see all GPUs of the host, each in an order of its own, and mean the first."""
+    return any(type(plugin).__module__.split(".")[0] == "dask_cuda" for plugin in worker.plugins.values())
 
 
 def find_plugin(worker: Worker, client: str) -> SupervisorPlugin:
@@ -145,7 +178,7 @@ def _dispatch(ways: dict[str, SupervisorPlugin], client: str, body: str) -> None
 
 def _tell(ways: dict[str, SupervisorPlugin], reason: str) -> None:
     for plugin in ways.values():
-        plugin.send({"op": "preempted", "reason": reason})
+        plugin.send({"op": "preempted", "reason": reason}, closing=True)
 
 
 def _busy(ways: dict[str, SupervisorPlugin]) -> bool:

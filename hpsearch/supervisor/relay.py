@@ -18,6 +18,8 @@ from distributed import Scheduler
 from distributed.comm.core import CommClosedError
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from hpsearch.supervisor.leasing import Leasing
+
 UP = "hpsearch-up"  # worker -> scheduler
 DOWN = "hpsearch-down"  # client -> scheduler -> worker
 TO_CLIENT = "hpsearch"  # scheduler -> client
@@ -42,17 +44,35 @@ class Relay(SchedulerPlugin):
         self._scheduler = scheduler
         self._listeners: set[str] = set()  # clients that are coordinators
         self._leaving: set[asyncio.Task[None]] = set()  # held, or they would be collected
+        self.leasing = Leasing(lambda client, body: self._to_client(client, "", json.dumps(body)))
         scheduler.stream_handlers[UP] = self.up
         scheduler.stream_handlers[DOWN] = self.down
 
-    def up(self, client: str, body: str, worker: str) -> None:
-        """From a worker to the coordinator that it names."""
-        self._to_client(client, worker, body)
+    def up(
+        self,
+        client: str,
+        body: str,
+        worker: str,
+        joined: dict[str, Any] | None = None,
+        ended: list[Any] | None = None,
+        closing: bool = False,
+    ) -> None:
+        """From a worker to the coordinator that it names; what matters to the slots is said outside of the body."""
+        if joined is not None:
+            self.leasing.joined(worker, joined)
+        if closing:
+            self.leasing.closing(worker)
+        if body:
+            self._to_client(client, worker, body)
+        if ended is not None:
+            self.leasing.ended(client, worker, ended)
 
     def down(self, client: str, to: str | None, body: str) -> None:
-        """From a coordinator to one worker; with ``to=None`` it introduces itself as one."""
+        """From a coordinator to one worker; with ``to=None`` an order for slots, or none to introduce itself."""
         if to is None:
             self._listeners.add(client)
+            if body:
+                self.leasing.order(client, json.loads(body))
         elif to in self._scheduler.stream_comms:
             self._to_worker(to, client, body)
 
@@ -60,12 +80,14 @@ class Relay(SchedulerPlugin):
         """A worker left or died: every coordinator hears of it."""
         for client in self._listeners:
             self._to_client(client, worker, json.dumps({"op": "worker-lost"}))
+        self.leasing.left(worker)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """A coordinator is gone: what it runs must not outlive it."""
         if client not in self._listeners:
             return
         self._listeners.discard(client)
+        self.leasing.forget(client)
         for worker in list(scheduler.stream_comms):
             self._to_worker(worker, client, json.dumps({"op": COORDINATOR_GONE}))
         leaving = asyncio.create_task(self._withdraw(client))
@@ -80,10 +102,12 @@ class Relay(SchedulerPlugin):
     # A connection may be closed and not cleared away yet. Raised in here, that would end the sender's connection, too:
     # a coordinator that dies would take along every worker that is just reporting to it.
 
-    def _to_client(self, client: str, worker: str, body: str) -> None:
-        if comm := self._scheduler.client_comms.get(client):
+    def _to_client(self, client: str, worker: str, body: str) -> bool:
+        comm = self._scheduler.client_comms.get(client)
+        if comm is not None:
             with contextlib.suppress(CommClosedError):
                 comm.send({"op": TO_CLIENT, "worker": worker, "body": body})
+        return comm is not None
 
     def _to_worker(self, worker: str, client: str, body: str) -> None:
         stream = self._scheduler.stream_comms[worker]

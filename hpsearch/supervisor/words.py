@@ -7,7 +7,7 @@ from typing import Any
 from hpsearch.events import MAX_STEP, is_name, is_shallow
 
 FINAL = frozenset({"returned", "pruned", "stopped", "failed"})
-CAUSES = frozenset({"error", "import", "oom", "bad_result"})
+CAUSES = frozenset({"error", "import", "oom", "bad_result", "rendezvous"})
 
 Number = (int, float)
 SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {

@@ -7,10 +7,10 @@ own process and talks to the supervisor in lines of JSON over a socket; nothing 
 from typing import Any
 
 from hpsearch.trial.line import Line, TrialStopped
-from hpsearch.trial.searched import Trial
+from hpsearch.trial.searched import COLLECTIVE_S, Trial
 from hpsearch.trial.stand_in import StandIn
 
-__all__ = ["Line", "StandIn", "Trial", "TrialStopped", "current", "enter"]
+__all__ = ["COLLECTIVE_S", "Line", "StandIn", "Trial", "TrialStopped", "current", "enter"]
 
 _current: Trial | None = None
 

@@ -23,12 +23,14 @@ from optuna.trial import BaseTrial
 
 from hpsearch.checkpoint import KEPT, MAX_REPORTS, Checkpoints, Report, open_place
 from hpsearch.events import MAX_DEPTH, MAX_STEP, NAME_RULE, is_name, is_shallow
+from hpsearch.trial import parallel
 from hpsearch.trial.line import Line, TrialStopped
 
 if TYPE_CHECKING:
     import torch
 
 Choice = TypeVar("Choice")
+COLLECTIVE_S = 600.0  # of one collective, where the study sets no deadline of its own for progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class Trial(BaseTrial):
         self._reported: set[int] = set()
         self._last_step: int | None = None
         self._next_decision_step: int | None = assignment["next_decision_step"]
+        self._verdicts: deque[dict[str, Any]] = deque()  # heard, for steps that this rank has yet to reach
+        self._collective_s = float(assignment.get("collective_s", COLLECTIVE_S))
         self._pruned = False
         self._stop_reason: str | None = None
         self._answers: dict[str, dict[str, Any]] = {}  # to suggestions, by name
@@ -141,7 +145,8 @@ class Trial(BaseTrial):
     def report(self, value: float, step: int, **more_metrics: float) -> None:
         """Report the metric, and any others beside it, at a step (an epoch, say). Never waits.
 
-        The first report of a step counts; another one for the same step is ignored with a warning.
+        The first report of a step counts; another one for the same step is ignored with a warning. In a gang only
+        rank 0's values count; the other ranks report at the same places, so that all agree on where they are.
 
         Raises:
             TypeError: something is no number.
@@ -171,29 +176,47 @@ class Trial(BaseTrial):
             self._reported.add(step)
             self._last_reports.append((step, value, metrics))
         # Said before a stop is heard: a checkpoint of this step may exist, and then no other attempt reports it.
-        self._say({"op": "report", "step": step, "value": value, "metrics": metrics})
+        if self.is_main:
+            self._say({"op": "report", "step": step, "value": value, "metrics": metrics})
         self._hear()
 
     def should_prune(self) -> bool:
         """Whether to stop here and ``raise optuna.TrialPruned``. Waits only at steps at which the pruner decides.
 
+        Every rank of a gang gets the same answer after the same step, however far the others are.
+
         Raises:
+            RuntimeError: only rank 0 reports; the other ranks cannot know which step is meant.
             TrialStopped: this attempt shall end.
         """
         self._hear(until=self._is_decided)
+        if self._last_step is None and self._verdicts:
+            raise RuntimeError(
+                "should_prune: call report on every rank, at the same steps (only rank 0's values count)"
+            )
         return self._pruned
 
     def _is_decided(self) -> bool:
+        """Whether nothing is to be waited for at this rank's step; a verdict on a later one is kept until then."""
         with self._lock:
-            last, decision = self._last_step, self._next_decision_step
+            last = self._last_step
+            while self._verdicts and last is not None and self._verdicts[0]["step"] <= last:
+                verdict = self._verdicts.popleft()
+                self._next_decision_step = verdict["next_step"]
+                self._pruned = self._pruned or verdict["verdict"] == "prune"
+            decision = self._next_decision_step
             return self._pruned or last is None or decision is None or last < decision
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Keep something that JSON can express with the trial. TypeError: it cannot; ValueError: bad key, too deep."""
+        """Keep something that JSON can express with the trial; rank 0's counts.
+
+        TypeError: it cannot; ValueError: bad key, too deep.
+        """
         _check_name(key)
         if not is_shallow(value):
             raise ValueError(f"user attribute {key!r}: more than {MAX_DEPTH} lists and dicts are nested in each other")
-        self._say({"op": "user_attr", "key": key, "value": value})
+        if self.is_main:
+            self._say({"op": "user_attr", "key": key, "value": value})
         self._user_attrs[key] = value
 
     def set_constraint(self, key: str, value: float) -> None:
@@ -206,7 +229,8 @@ class Trial(BaseTrial):
             warnings.warn(f"constraint {key!r} is already set: this value is ignored", stacklevel=2)
             return
         self._constraints[key] = value
-        self._say({"op": "constraint", "key": key, "value": value})
+        if self.is_main:
+            self._say({"op": "constraint", "key": key, "value": value})
 
     # -------------------------------------------------------------------------------------- the channel
 
@@ -223,9 +247,7 @@ class Trial(BaseTrial):
     def _take(self, message: dict[str, Any]) -> None:
         match message["op"]:
             case "verdict":
-                with self._lock:
-                    self._next_decision_step = message["next_step"]
-                    self._pruned = self._pruned or message["verdict"] == "prune"
+                self._verdicts.append(message)
             case "suggested" | "refused":
                 self._answers[message["name"]] = message
             case "stop":
@@ -294,8 +316,18 @@ class Trial(BaseTrial):
         """This rank's GPU, or the CPU."""
         import torch
 
-        n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        return torch.device("cuda", self.local_rank % n_devices) if n_devices else torch.device("cpu")
+        # A rank sees its own GPUs alone, so its first is number 0, whatever its local rank is.
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+    def wrap(self, model: "torch.nn.Module") -> "torch.nn.Module":
+        """The model on this rank's device; in a gang, in DistributedDataParallel.
+
+        Initialises the process group unless the job has done so itself: NCCL on GPUs, gloo on CPUs.
+        """
+        if self.world_size == 1:
+            return model.to(self.device)
+        parallel.join(self.device, self._collective_s)
+        return parallel.wrap(model, self.device)
 
     @property
     def is_main(self) -> bool:

@@ -297,6 +297,20 @@ def test_a_second_coordinator_is_refused(home: Home) -> None:
     assert run.end() == 130
 
 
+def test_a_coordinator_is_taken_over_when_somebody_says_so(home: Home) -> None:
+    run = home.start("parameters.pause=0.2", "parameters.steps=5000", "--trials", "2")
+    run.until("trial.started")
+    refused = home.run("parameters.pause=0.2", "parameters.steps=5000", "--trials", "2", "--take-over")
+    assert refused.process.returncode == 2
+    assert "--yes answers" in refused.errors
+    second = home.start("parameters.pause=0.2", "parameters.steps=5000", "--trials", "2", "--take-over", "--yes")
+    assert run.end() == 5  # revoked: it stops what it runs
+    second.until("trial.started")
+    second.process.send_signal(signal.SIGINT)
+    assert second.end() == 130
+    assert states(home.trials()) == {TrialState.WAITING}
+
+
 def test_exit_codes_of_the_budgets(home: Home) -> None:
     reached = home.run("metric.target=2.0", "--trials", "50")
     assert reached.process.returncode == 0

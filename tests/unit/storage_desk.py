@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from hpsearch.errors import HpsearchError
 from hpsearch.storage import AttemptRow, Request, StudyRecord, StudyStore, open_study
@@ -28,6 +29,8 @@ class Desk:
     durable: int = 0  # the last ticket that is committed
     errors: list[HpsearchError] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    waiting: list[str | None] = field(default_factory=list)  # what the database said, None: it is back
+    adopted: list[FrozenTrial] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)  # on which the callbacks ran
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _stores: list[StudyStore] = field(default_factory=list)
@@ -44,6 +47,8 @@ class Desk:
             "on_commit": self._committed,
             "on_error": lambda error: self._heard(self.errors, error),
             "on_request": lambda request: self._heard(self.requests, request),
+            "on_waiting": lambda reason: self._heard(self.waiting, reason),
+            "on_adopted": lambda trial: self._heard(self.adopted, trial),
         }
         store = open_study(self.url, name, **{**arguments, **changes})
         self._stores.append(store)

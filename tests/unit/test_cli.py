@@ -16,13 +16,15 @@ from cli_studies import STUDY
 import hpsearch
 from hpsearch.errors import ClusterUnreachable
 
-HEAVY = ("torch", "dask", "distributed", "optuna", "pandas", "sqlalchemy", "ruamel", "numpy")
+HEAVY = ("torch", "dask", "distributed", "optuna", "pandas", "sqlalchemy", "alembic", "ruamel", "numpy")
 
 
 # ------------------------------------------------------------------------------------------ what it costs
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["run", "--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["run", "--help"], ["run", "--nonsense"], ["db", "copy", "--help"]]
+)
 def test_nothing_heavy_is_imported_for_help_and_for_typing_errors(arguments: list[str]) -> None:
     code = (
         "import sys; from hpsearch.cli import main; main(sys.argv[1:]);"

@@ -165,8 +165,8 @@ def test_a_dry_run_of_a_define_by_run_objective_has_no_configurations(
     [
         (("run", "a b.yaml", "--fresh", "lr.max=1"), "hpsearch run 'a b.yaml' lr.max=1"),
         (("run", "s.yaml", "--", "--fresh"), "hpsearch run s.yaml -- --fresh"),
-        (("run", "s.yaml", "--storage", "postgresql://me:secret@db/x"), "hpsearch run s.yaml --storage 'postgresql://me:***@db/x'"),
-        (("run", "s.yaml", "--storage=postgresql://me:secret@db/x"), "hpsearch run s.yaml '--storage=postgresql://me:***@db/x'"),
+        (("run", "s.yaml", "--storage", "postgresql://me:secret@db/x"), "hpsearch run s.yaml --storage postgresql://me@db/x"),
+        (("run", "s.yaml", "--storage=postgresql://me:secret@db/x"), "hpsearch run s.yaml --storage=postgresql://me@db/x"),
         ((), "hpsearch"),
     ],
 )  # fmt: skip
@@ -179,11 +179,6 @@ def test_the_program_is_named_as_it_was_started(monkeypatch: pytest.MonkeyPatch)
     assert options.program_name() == "python -m hpsearch"
     monkeypatch.setattr(sys, "argv", ["/usr/bin/hpsearch"])
     assert options.program_name() == "hpsearch"
-
-
-@pytest.mark.parametrize("url", ["sqlite:///studies.db", "postgresql://me@db/x", "postgresql://db:5432/x", "no url"])
-def test_urls_without_password_stay_as_they_are(url: str) -> None:
-    assert options.without_password(url) == url
 
 
 def test_the_storage_is_found_by_option_environment_or_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,3 +210,60 @@ def test_other_studies_in_the_database_are_noticed(folder: Path) -> None:
         assert options.holds_others("sqlite:///studies.db", "b")
     database.close()
     assert options.holds_others("postgresql://db/x", "a")
+
+
+# ------------------------------------------------------------------------------------------------ passwords
+
+
+def test_a_password_file_that_is_not_there_is_one_line(run: Callable[..., SimpleNamespace], folder: Path) -> None:
+    done = run("run", "study.yaml", "storage={url: postgresql://me@localhost/x, password_file: gone}", "--dry-run")
+    assert done.code == 2
+    assert done.err == "hpsearch: storage.password_file: gone: No such file or directory\n"
+
+
+def test_a_password_file_that_others_can_read_is_a_warning(
+    run: Callable[..., SimpleNamespace], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "pw").write_text("secret\n")
+    (folder / "pw").chmod(0o644)
+    monkeypatch.setenv("HPSEARCH_STORAGE_PASSWORD_FILE", "pw")
+    done = run("run", "study.yaml", "--dry-run")
+    assert done.code == 0
+    assert done.err == "hpsearch: warning: pw can be read by others: chmod 600 pw\n"
+
+
+def test_a_password_on_the_command_line_is_a_warning_and_in_no_answer(
+    run: Callable[..., SimpleNamespace], folder: Path
+) -> None:
+    url = "postgresql://me:c%40nary@localhost:1/x"
+    done = run("status", "--storage", url)
+    assert done.code == 5
+    warning, error = done.err.splitlines()
+    assert "warning: `ps` shows the password" in warning
+    assert error.startswith("hpsearch: postgresql+psycopg://me:***@localhost:1/x: ")
+    done = run("run", "study.yaml", "--storage", url, url)  # the second is no KEY=VALUE
+    assert done.code == 2
+    assert "nary" not in done.out + done.err
+
+
+def test_a_password_is_in_no_traceback_of_an_internal_error(
+    run: Callable[..., SimpleNamespace], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPSEARCH_STORAGE", "postgresql://me:c%40nary@localhost:1/x")
+    monkeypatch.setenv("HPSEARCH_DEBUG", "1")
+
+    def fail(url: str) -> None:
+        try:
+            raise ValueError("of c%40nary")
+        except ValueError as error:
+            raise RuntimeError("with c@nary") from error
+
+    monkeypatch.setattr("hpsearch.views.open_views", fail)
+    monkeypatch.setattr("hpsearch.storage.connect.locate", fail)
+    from hpsearch import passwords
+
+    passwords.bare("postgresql://me:c%40nary@localhost:1/x")
+    done = run("status")
+    assert done.code == 1
+    assert "ValueError: of ***" in done.err
+    assert "nary" not in done.err

@@ -355,3 +355,16 @@ def test_a_run_that_ends_before_the_first_frame_leaves_a_clean_line() -> None:
     with open_console("live", HINTS, out=out):
         pass
     assert out.getvalue() == "digits: starting\r\x1b[K"
+
+
+@pytest.mark.parametrize(
+    ("storage", "shown"),
+    [
+        ("postgresql://me@db/x", "postgresql+psycopg://me@db/x"),
+        ("postgresql+psycopg://me@db/x?a=1&b=2", "'postgresql+psycopg://me@db/x?a=1&b=2'"),
+        ("sqlite:///my studies.db", "'sqlite:///my studies.db'"),
+    ],
+)
+def test_the_dashboard_is_named_as_it_can_be_pasted(storage: str, shown: str) -> None:
+    progress = folded(started(), finished())
+    assert summary(progress, Hints(storage=storage))[-1] == f"          optuna-dashboard {shown}"

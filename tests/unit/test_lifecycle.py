@@ -4,9 +4,11 @@ import re
 from typing import Any
 
 import pytest
+from local_slots import LocalSlots
 
 from hpsearch.budget import Budgets
 from hpsearch.events import (
+    Acquire,
     AnyCommand,
     AnyEvent,
     Ask,
@@ -20,11 +22,15 @@ from hpsearch.events import (
     Judged,
     KillRequested,
     Launch,
+    Queued,
     RankExited,
     Record,
+    Release,
     Reported,
     Requeue,
     SearchExhausted,
+    Seat,
+    Seated,
     StopAttempt,
     Tell,
     Ticked,
@@ -38,7 +44,7 @@ from hpsearch.events import (
     WorkerPreempted,
 )
 from hpsearch.lifecycle import MAX_LOST, WORKERLESS_S, Lifecycle, RetryRules
-from hpsearch.placement import RankRequest, SlotTable
+from hpsearch.placement import RankRequest
 
 
 class Study:
@@ -49,12 +55,14 @@ class Study:
     ) -> None:
         self.now = 0.0
         self.n_trials = 0
-        table = SlotTable(RankRequest(ranks=ranks))
-        self.lifecycle = Lifecycle(table, Budgets(**budgets), retry or RetryRules(), grace_s=10, ask_ahead=ask_ahead)
+        self.slots = LocalSlots(RankRequest(ranks=ranks))
+        self.lifecycle = Lifecycle(
+            self.slots.request, Budgets(**budgets), retry or RetryRules(), grace_s=10, ask_ahead=ask_ahead
+        )
         self.n_slots = slots
 
     def do(self, event: AnyEvent) -> list[AnyCommand]:
-        return self.lifecycle.handle(event, now=self.now)
+        return self.slots.handle(self.lifecycle, event, self.now)
 
     def start(self) -> list[AnyCommand]:
         return self.do(WorkerJoined(worker="w", host="h", cpus=self.n_slots))
@@ -520,3 +528,98 @@ def test_a_preempted_trial_of_a_search_that_ends_stays_resumable() -> None:
     study.do(WorkerPreempted(worker="w", reason="told to go"))
     study.do(DrainRequested(reason="interrupted", exit_code=130))
     assert Requeue(trial=0) in study.exit(0, Cause.PREEMPTED)
+
+
+# ---------------------------------------------------------------------------------------------- gangs
+
+GLOO = "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"
+
+
+def gang(ranks: int = 2, retry: RetryRules | None = None) -> Study:
+    study = Study(slots=ranks, ranks=ranks, retry=retry, trials=9)
+    study.start()
+    study.ready(0)
+    return study
+
+
+def ended(study: Study, *ends: tuple[int, Cause, str]) -> EndAttempt:
+    """The end of the attempt after these ends of ranks, in the order in which they were heard of."""
+    for rank, cause, reason in ends:
+        values = (float(rank),) if cause is Cause.RETURNED else ()
+        ending = Ending(cause=cause, reason=reason, values=values)
+        commands = study.do(RankExited(trial=0, attempt=1, rank=rank, ending=ending))
+    return only(commands, EndAttempt)
+
+
+@pytest.mark.parametrize(
+    ("ends", "cause", "reason"),
+    [
+        ([(1, Cause.ERROR, GLOO), (0, Cause.SIGNAL, "SIGKILL")], Cause.SIGNAL, "rank 0: SIGKILL"),
+        ([(1, Cause.ERROR, GLOO), (0, Cause.LOST, "worker gone")], Cause.LOST, "rank 0: worker gone"),
+        ([(1, Cause.ERROR, "ValueError: x"), (0, Cause.ERROR, "rank 1: x")], Cause.ERROR, "rank 1: ValueError: x"),
+        ([(1, Cause.OOM, "out of memory"), (0, Cause.ERROR, GLOO)], Cause.OOM, "rank 1: out of memory"),
+        ([(0, Cause.PRUNED, "pruned"), (1, Cause.ERROR, GLOO)], Cause.ERROR, f"rank 1: {GLOO}"),
+        ([(0, Cause.STOPPED, "drained"), (1, Cause.ERROR, GLOO)], Cause.STOPPED, "drained"),
+        ([(1, Cause.STOPPED, "drained"), (0, Cause.RETURNED, "")], Cause.RETURNED, ""),
+        ([(1, Cause.RETURNED, ""), (0, Cause.RETURNED, "")], Cause.RETURNED, ""),
+        ([(1, Cause.PRUNED, "pruned"), (0, Cause.PRUNED, "pruned")], Cause.PRUNED, "by the objective itself"),
+    ],
+)
+def test_what_struck_the_gang_first_counts_and_not_what_that_did_to_the_others(
+    ends: list[tuple[int, Cause, str]], cause: Cause, reason: str
+) -> None:
+    ending = ended(gang(), *ends).ending
+    assert (ending.cause, ending.reason) == (cause, reason)
+    assert ending.values == ((0.0,) if cause is Cause.RETURNED else ())  # rank 0's
+
+
+def test_ranks_that_stay_behind_are_ended_after_the_grace_time() -> None:
+    study = gang(3)
+    study.exit(0, Cause.PRUNED, rank=0)
+    study.now = 10.0
+    assert study.do(Ticked()) == []
+    study.now = 10.1
+    stop = only(study.do(Ticked()), StopAttempt)
+    assert [seat.rank for seat in stop.seats] == [1, 2]
+    assert stop.reason == "rank 1: still busy 10 s after rank 0 pruned"
+    assert stop.grace_s == 0
+    assert study.do(Ticked()) == []  # once
+
+
+def test_a_retried_gang_waits_for_its_seats_like_everybody() -> None:
+    study = gang(retry=RetryRules(max=1, on=frozenset({"lost"})))
+    ended(study, (0, Cause.LOST, "gone"), (1, Cause.LOST, "rank 0: gone"))
+    assert study.lifecycle.is_current(0, 2)
+    assert len(study.lifecycle.seats(0)) == 2
+
+
+def test_seats_for_a_trial_that_was_stopped_meanwhile_are_given_back() -> None:
+    lifecycle = Lifecycle(RankRequest(), Budgets(trials=1), RetryRules())
+    lifecycle.handle(WorkerJoined(worker="w", host="h", cpus=1), now=0)
+    lifecycle.handle(TrialReady(trial=0, attempt=1), now=0)
+    commands = lifecycle.handle(TrialStopRequested(trial=0), now=0)
+    assert kinds(commands)[:2] == [Release, Tell]
+    seat = Seat(worker="w", host="h", slot=0, rank=0, local_rank=0)
+    late = Lifecycle(RankRequest(), Budgets(trials=1), RetryRules())
+    assert late.handle(Seated(trial=0, attempt=1, seats=(seat,)), now=0) == [Release(trial=0, attempt=1)]
+
+
+def test_on_slots_that_others_hold_one_trial_at_a_time_finds_out_whether_that_has_changed() -> None:
+    lifecycle = Lifecycle(RankRequest(), Budgets(trials=20), RetryRules())
+    seat = Seat(worker="w", host="h", slot=0, rank=0, local_rank=0)
+
+    def do(event: AnyEvent) -> list[type]:
+        return kinds(lifecycle.handle(event, now=0))
+
+    assert do(WorkerJoined(worker="w", host="h", cpus=3)) == [Ask] * 3
+    for trial in range(3):
+        assert do(TrialReady(trial=trial, attempt=1)) == [Acquire]
+    assert do(Seated(trial=0, attempt=1, seats=(seat,))) == [Launch]
+    assert do(Queued(trial=1, attempt=1)) == do(Queued(trial=2, attempt=1)) == []
+    assert do(Seated(trial=1, attempt=1, seats=(seat,))) == [Launch]
+    returned = Ending(cause=Cause.RETURNED, reason="", values=(1.0,))
+    assert do(RankExited(trial=1, attempt=1, rank=0, ending=returned)) == [Release, EndAttempt, Tell]  # 2 waits
+    assert do(Seated(trial=2, attempt=1, seats=(seat,))) == [Launch, Ask]  # one to find out
+    assert do(TrialReady(trial=3, attempt=1)) == [Acquire]
+    assert do(Seated(trial=3, attempt=1, seats=(seat,))) == [Launch]
+    assert do(RankExited(trial=3, attempt=1, rank=0, ending=returned)) == [Release, EndAttempt, Tell, Ask]

@@ -21,7 +21,7 @@ from optuna.pruners import (
 )
 
 from hpsearch.errors import StudyFileError
-from hpsearch.search import _bracket, build_pruner, build_sampler, n_proposals, next_decision_step
+from hpsearch.search import _brackets, build_pruner, build_sampler, n_proposals, next_decision_step
 from hpsearch.space import Parameter, Space
 from hpsearch.spec import Component
 from hpsearch.spec.components import PRUNERS, SAMPLERS
@@ -246,7 +246,8 @@ def test_the_bracket_is_the_one_that_optuna_computes(least, factor, most):
     pruner = HyperbandPruner(min_resource=least, max_resource=most, reduction_factor=factor)
     study = optuna.create_study(study_name=f"{least} {factor} {most}", pruner=pruner)
     trials = [study.ask() for _ in range(40)]
-    ours = [_bracket(pruner, study.study_name, trial.number) for trial in trials]
+    brackets = _brackets(pruner, study.study_name)
+    ours = [brackets(trial.number) for trial in trials]
     pruner._try_initialization(study)
     frozen = study.get_trials(deepcopy=False)
     assert ours == [pruner._get_bracket_id(study, trial) for trial in frozen]

@@ -1,25 +1,12 @@
-"""What a run refuses, and what it puts on record."""
+"""What a run refuses."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from hpsearch.coordinator.session import _check_directory, _without_passwords
+from hpsearch.coordinator.session import _check_directory
 from hpsearch.errors import UsageError
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("storage: postgresql://me:secret@db/x", "storage: postgresql://me:***@db/x"),
-        ("storage: 'postgresql+psycopg://me:s:e/c@db:5432/x'", "storage: 'postgresql+psycopg://me:***@db:5432/x'"),
-        ("storage: postgresql://me@db/x", "storage: postgresql://me@db/x"),
-        ("storage: sqlite:///studies.db", "storage: sqlite:///studies.db"),
-    ],
-)
-def test_no_password_of_a_storage_url_is_kept(text: str, kept: str) -> None:
-    assert _without_passwords(text) == kept
 
 
 def test_a_directory_that_cannot_be_made_is_refused_and_none_is_made(

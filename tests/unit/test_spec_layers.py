@@ -177,7 +177,7 @@ def test_origins():
     rows = {key: (value, origin) for key, value, origin in explain(spec)}
     assert rows["budget.trials"] == ("20", "environment HPSEARCH_BUDGET__TRIALS")
     assert rows["resources.cpus_per_rank"] == ("2", "command line")
-    assert rows["storage"] == ("postgresql://me:***@host/db", "command line")
+    assert rows["storage"] == ("postgresql://me@host/db", "command line")
     assert rows["metric.goal"] == ("maximize", "study.yaml:2:32")
     assert rows["parameters.lr"] == ("float 0.0001 to 0.1, log", "study.yaml:5:7, max: command line")
     assert rows["parameters.head.width"] == ("int 8 to 64", "study.yaml:8:30")

@@ -380,7 +380,10 @@ def test_a_file_that_is_no_database_is_left_as_it_is(desk: Desk, tmp_path: Path)
     [
         ("update hpsearch_version set version_num = '99'", "version 99.* pip install -U hpsearch"),
         ("update alembic_version set version_num = 'v99.0.0.a'", "another Optuna than .* pip install -U optuna"),
-        ("update alembic_version set version_num = 'v0.9.0.a'", "another Optuna than .* optuna storage upgrade"),
+        (
+            "update alembic_version set version_num = 'v0.9.0.a'",
+            "another Optuna than .* hpsearch db upgrade --storage",
+        ),
     ],
 )
 def test_another_schema_is_refused(desk: Desk, change: str, words: str) -> None:
@@ -415,7 +418,7 @@ def test_a_label_shows_no_password() -> None:
 
 
 def test_optuna_opens_the_same_database_by_the_driver_that_is_there() -> None:
-    assert optuna_url("postgresql://u:s3cret@h/d") == "postgresql+psycopg://u:s3cret@h/d"
+    assert optuna_url("postgresql://u:s3cret@h/d") == "postgresql+psycopg://u@h/d"
     assert optuna_url("sqlite:///x.db") == f"sqlite:///{Path.cwd() / 'x.db'}"
 
 

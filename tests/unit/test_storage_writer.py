@@ -1,6 +1,5 @@
 """The writer thread when the database is locked, loses an answer, or refuses."""
 
-import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -32,27 +31,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
-class Heard(logging.Handler):
-    """Lets a test wait until the writer says that it waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said = threading.Event()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith("storage.waiting"):
-            self.said.set()
-
-
-@pytest.fixture
-def heard() -> Iterator[Heard]:
-    handler = Heard()
-    logging.getLogger("hpsearch.storage.writer").addHandler(handler)
-    yield handler
-    logging.getLogger("hpsearch.storage.writer").removeHandler(handler)
-
-
-def test_a_locked_database_is_waited_for(desk: Desk, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_is_waited_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hpsearch.storage.connect.BUSY_S", 0.01)
     store = desk.open()
     desk.wait_durable(store)
@@ -65,7 +44,7 @@ def test_a_locked_database_is_waited_for(desk: Desk, heard: Heard, monkeypatch: 
             trial.report(0.5, step)
         store.study.tell(trial, 1.0)
     store.put_event("trial.completed", 9, 1, "done", {})
-    assert heard.said.wait(30)
+    desk.wait(lambda: desk.waiting)
     assert desk.durable == durable  # nothing is called durable before it is
     assert len(store.study.trials) == 10  # and nobody waited
     other.execute("ROLLBACK")
@@ -77,16 +56,17 @@ def test_a_locked_database_is_waited_for(desk: Desk, heard: Heard, monkeypatch: 
         ]
         assert len(views.events("digits")) == 1
     assert desk.errors == []
+    assert desk.waiting == ["database is locked", None]  # said once, and once that it is over
 
 
-def test_abandoning_does_not_wait_for_a_lock(desk: Desk, heard: Heard, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abandoning_does_not_wait_for_a_lock(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hpsearch.storage.connect.BUSY_S", 0.01)
     store = desk.open()
     desk.wait_durable(store)
     other = sqlite3.connect(desk.url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     store.study.ask()
-    assert heard.said.wait(30)
+    desk.wait(lambda: desk.waiting)
     store.abandon()
     other.close()
     assert desk.open().study.trials == []
@@ -115,14 +95,20 @@ class Flaky:
             raise self._faults.pop(0)
 
 
+def sqlite_error(code: int, words: str = "oh") -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(words)
+    error.sqlite_errorcode = code
+    return error
+
+
 def locked() -> OperationalError:
-    return OperationalError("COMMIT", {}, sqlite3.OperationalError("database is locked"))
+    return OperationalError("COMMIT", {}, sqlite_error(sqlite3.SQLITE_BUSY, "database is locked"))
 
 
 class Bench:
     """A mirror over a flaky engine, with the desk's schema."""
 
-    def __init__(self, desk: Desk, *, duties: tuple[Duty, ...] = (), patience_s: float = 60.0) -> None:
+    def __init__(self, desk: Desk, *, duties: tuple[Duty, ...] = ()) -> None:
         desk.open("unused").close()
         self.faults: list[Exception] = []
         self.durable: list[int] = []
@@ -135,7 +121,6 @@ class Bench:
             on_commit=self.durable.append,
             on_error=self._failed,
             duties=duties,
-            patience_s=patience_s,
         )
         self.mirror = Mirror(self.writer)
 
@@ -162,7 +147,16 @@ def test_a_commit_whose_answer_was_lost_is_not_doubled(desk: Desk) -> None:
             bench.mirror.set_trial_param(trial, "x", 0.5, FloatDistribution(0, 1))
             bench.mirror.set_trial_intermediate_value(trial, 1, 0.25)
             bench.mirror.set_trial_user_attr(trial, "host", "a")
-        event = {"token": 1, "serial": 1, "time": 0.0, "kind": "k", "text": "", "fields": "{}"}
+        event = {
+            "token": 1,
+            "serial": 1,
+            "time": 0.0,
+            "kind": "k",
+            "trial": None,
+            "attempt": None,
+            "text": "",
+            "fields": "",
+        }
         bench.writer.put([Upsert(schema.EVENTS, study, event)])
     bench.mirror.create_new_trial(study)
     bench.close()
@@ -193,14 +187,45 @@ def test_a_refused_write_is_told_once_and_ends_the_writing(desk: Desk) -> None:
     assert bench.rows("select count(*) from trials") == [(0,)]
 
 
-def test_patience_ends(desk: Desk) -> None:
-    bench = Bench(desk, patience_s=0.0)
-    study = bench.mirror.create_new_study([StudyDirection.MINIMIZE], "digits")
-    bench.faults += [locked(), locked()]
-    bench.mirror.create_new_trial(study)
-    assert bench.failed.wait(30)
+def test_a_database_that_stays_away_is_given_up_when_the_study_is_closed(desk: Desk) -> None:
+    bench = Bench(desk)
+    bench.mirror.create_new_study([StudyDirection.MINIMIZE], "digits")
+    bench.faults += [locked() for _ in range(1000)]
+    bench.engine._commit = False
+    bench.mirror.create_new_trial(0)
+    bench.writer.close(drain=True, patience_s=0.0)
     bench.close()
-    assert "database is locked" in str(bench.errors[0])
+    (error,) = bench.errors
+    assert "database is locked" in str(error)
+    assert error is bench.writer.failure
+
+
+def test_closing_a_study_says_what_could_not_be_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpsearch.storage.connect.BUSY_S", 0.01)
+    monkeypatch.setattr("hpsearch.storage.writer.CLOSING_S", 0.05)
+    store = desk.open()
+    desk.wait_durable(store)
+    other = sqlite3.connect(desk.url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    store.study.ask()
+    with pytest.raises(StorageFailed, match="locked"):
+        store.close()
+    other.close()
+    assert desk.open().study.trials == []
+
+
+def test_a_queue_that_is_too_long_is_full_until_it_is_committed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpsearch.storage.writer.FULL_OPERATIONS", 20)
+    store = desk.open()
+    desk.wait_durable(store)
+    with store.together():
+        trial = store.study.ask()
+        assert not store.is_full
+        for step in range(20):
+            trial.report(1.0, step)
+        assert store.is_full
+    desk.wait_durable(store)
+    assert not store.is_full
 
 
 def test_a_duty_that_fails_is_told(desk: Desk) -> None:
@@ -303,9 +328,13 @@ def test_no_number_of_writes_tears_what_belongs_together(desk: Desk, monkeypatch
 @pytest.mark.parametrize(
     ("error", "transient"),
     [
-        (sqlite3.OperationalError("database is locked"), True),
-        (sqlite3.OperationalError("database or disk is full"), True),
-        (sqlite3.OperationalError("no such table: trials"), False),
+        (sqlite_error(sqlite3.SQLITE_BUSY), True),
+        (sqlite_error(sqlite3.SQLITE_BUSY_SNAPSHOT), True),
+        (sqlite_error(sqlite3.SQLITE_FULL), True),
+        (sqlite_error(sqlite3.SQLITE_IOERR_WRITE), True),
+        (sqlite_error(sqlite3.SQLITE_ERROR, "no such table: trials"), False),
+        (sqlite_error(sqlite3.SQLITE_CORRUPT), False),
+        (sqlite_error(sqlite3.SQLITE_READONLY), False),
         (sqlite3.IntegrityError("UNIQUE constraint failed"), False),
         (ConnectionError("server closed the connection unexpectedly"), True),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from ranks import assignment
 
@@ -324,3 +325,56 @@ def test_inside_a_search_it_is_the_trial(make, monkeypatch):
     trial = make()
     trials.enter(trial)
     assert hpsearch.current(lr=3) is trial
+
+
+def verdict(step, verdict="continue", next_step=None):
+    return {"op": "verdict", "step": step, "verdict": verdict, "next_step": next_step}
+
+
+def test_a_rank_that_is_behind_gets_the_verdict_of_its_own_step(make, supervisor):
+    trial = make(rank=1, world_size=2, next_decision_step=0)
+    supervisor.say(**verdict(0, next_step=2))
+    supervisor.say(**verdict(2, "prune"))  # rank 0 is ahead
+    answers = []
+    for step in range(3):
+        trial.report(0.0, step)
+        answers.append(trial.should_prune())
+    assert answers == [False, False, True]
+
+
+def test_a_rank_that_is_ahead_waits_for_rank_0(make, supervisor):
+    trial = make(rank=1, world_size=2, next_decision_step=0)
+    trial.report(0.0, 0)
+    answers = []
+    waiting = threading.Thread(target=lambda: answers.append(trial.should_prune()))
+    waiting.start()
+    waiting.join(0.1)
+    assert answers == []
+    supervisor.say(**verdict(0, "prune"))
+    waiting.join(5)
+    assert answers == [True]
+
+
+def test_only_rank_0_speaks_for_the_gang(make, supervisor):
+    trial = make(rank=1, world_size=2)
+    trial.report(1.0, 0)
+    trial.set_user_attr("a", 1)
+    trial.set_constraint("c", 0.0)
+    asking = threading.Thread(target=trial.suggest_float, args=("lr", 0.0, 1.0))
+    asking.start()
+    assert supervisor.hear()["op"] == "suggest"  # nothing came before it
+    supervisor.say(op="suggested", name="lr", value=0.5)
+    asking.join(5)
+
+
+def test_a_rank_that_does_not_report_is_told_so(make, supervisor):
+    trial = make(rank=1, world_size=2, next_decision_step=0)
+    assert trial.should_prune() is False
+    supervisor.say(**verdict(0, "prune"))
+    with pytest.raises(RuntimeError, match="call report on every rank"):
+        trial.should_prune()
+
+
+def test_a_rank_alone_wraps_nothing(make):
+    model = torch.nn.Linear(1, 1)
+    assert make().wrap(model) is model

@@ -1,0 +1,1 @@
+"""What the proofs of tests/faults share: a standard run of real processes, its operation log, faults, and a checker."""
