@@ -85,8 +85,8 @@ def train(trial: hpsearch.Trial) -> float:
     length, size = params["length"], params["batch_size"]
     train_text, valid_text, n_kinds = load_data()
     torch.manual_seed(trial.number)  # the weights a trial begins with, the same on every rank
-    model = GPT(n_kinds, length, params["width"], params["depth"], params["n_heads"], params["dropout"]).to(device)
-    ddp = trial.wrap(model) if trial.world_size > 1 else model
+    model = GPT(n_kinds, length, params["width"], params["depth"], params["n_heads"], params["dropout"])
+    ddp = trial.wrap(model)  # on this rank's device; with several ranks they train it together
     optimizer = torch.optim.AdamW(model.parameters(), lr=params["lr"], weight_decay=params["weight_decay"])
     n_steps = params["rounds"] * params["steps_a_round"]
     n_warm = max(1, n_steps // 20)

@@ -33,6 +33,9 @@ class Recording:
 
         return torch.device("cpu")
 
+    def wrap(self, model: Any) -> Any:
+        return model
+
     def load(self, state: dict[str, Any]) -> int:
         assert all(hasattr(part, "load_state_dict") for part in state.values())
         return self.start
