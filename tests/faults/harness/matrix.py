@@ -164,7 +164,7 @@ def freeze_the_first_in_a_commit(stage: Stage) -> None:
 
 
 def freeze_the_first_in_a_commit_of_postgresql(stage: Stage) -> None:
-    """The server ends the forgotten transaction after a while, and a second one takes over; the first writes nothing."""
+    """The server ends the forgotten transaction after a while and a second one takes over; the first writes nothing."""
     first, at = _frozen_in_a_commit(stage)
     healed = time.time()
     while (second := stage.run.start()).wait() == 5:
