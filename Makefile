@@ -11,7 +11,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --quiet --constraint constraints.
 help:
 	@echo "make demo    search the hyperparameters of a small network, on this machine"
 	@echo "make test    run all tests"
-	@echo "make chaos   kill, lock, cut off and fill up, twenty seeds a fault: about an hour"
+	@echo "make chaos   kill, lock, cut off and fill up, twenty seeds a fault: about half an hour"
 	@echo "make check   lint, format, types, rooms, documentation"
 	@echo "make docs    build the documentation into site/"
 	@echo "make bench   measure what benchmarks/RESULTS.md shows"

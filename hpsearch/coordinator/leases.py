@@ -27,7 +27,7 @@ class Leases:
         self._request = request
         self._wanted: dict[AttemptKey, dict[str, Any]] = {}
         self._held: set[AttemptKey] = set()
-        self._claimed_at = clock()
+        self._claim_by = clock() + CLAIM_S
 
     def acquire(self, trial: int, attempt: int, avoid: frozenset[str] = frozenset()) -> None:
         """Ask for a gang's seats, on other hosts than those to avoid if there are enough."""
@@ -42,14 +42,18 @@ class Leases:
 
     def release(self, trial: int, attempt: int) -> None:
         """Give them back, or want them no more. Twice is once."""
-        self._wanted.pop((trial, attempt), None)
-        self._held.discard((trial, attempt))
-        self._link.order({"op": "release", "trial": trial, "attempt": attempt})
+        if (trial, attempt) in self._held:
+            # The slot table has heard of every end by itself, most likely; the next claim makes sure of it.
+            self._held.discard((trial, attempt))
+            self._claim_by = self._clock()
+        else:
+            self._wanted.pop((trial, attempt), None)
+            self._link.order({"op": "release", "trial": trial, "attempt": attempt})
 
     def repeat(self) -> None:
-        """Say everything again now and then: an order or its answer may be lost without a word."""
-        if self._clock() - self._claimed_at < CLAIM_S:
+        """Say everything again now and then: an order, its answer or the end of a rank may be lost without a word."""
+        if self._clock() < self._claim_by:
             return
-        self._claimed_at = self._clock()
+        self._claim_by = self._clock() + CLAIM_S
         wanted = [[*key, request] for key, request in self._wanted.items()]
         self._link.order({"op": "claim", "wanted": wanted, "held": sorted(self._held)})

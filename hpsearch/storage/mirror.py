@@ -103,8 +103,8 @@ class Mirror(InMemoryStorage):
             first = self._distributions[study_id]
             rows: dict[int, int] = {}
             for trial in loaded.trials:
-                row = trial._trial_id
-                rows[self._append(study_id, trial)] = row
+                # A copy: what was loaded keeps its rows, by which others know what is theirs.
+                rows[self._append(study_id, copy.copy(trial))] = trial._trial_id
                 for name, distribution in trial.distributions.items():
                     first.setdefault(name, distribution)
             self._sink.bind(study=(study_id, loaded.row), trials=rows)

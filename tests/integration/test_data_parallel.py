@@ -1,10 +1,21 @@
 """Data-parallel trials on gloo: real workers, real ranks, what each rank was told."""
 
 import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from distributed import Client, LocalCluster
 from gangs import of, run_gang, told
+
+from hpsearch.api import run_study
+from hpsearch.errors import GangTooLarge
+from hpsearch.events import Notice
+from hpsearch.spec import load_study
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -54,3 +65,60 @@ def test_fifty_gangs_end_without_a_hang(tmp_path: Path) -> None:
         tmp_path, "by_hand", ranks=2, trials=50, pruner="none", sampler="random", resources__no_progress="60s"
     )
     assert len(of(said, "trial.completed")) == 50, said
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[LocalCluster]:
+    """A scheduler, and one worker on each of two hosts, as far as their names and addresses go."""
+    if subprocess.run(["unshare", "--uts", "true"], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("host names cannot be changed here")
+    with ExitStack() as opened:
+        cluster = opened.enter_context(
+            LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1", silence_logs=50)
+        )
+        for number in (2, 3):
+            worker = [
+                *(sys.executable, "-m", "dask", "worker", cluster.scheduler_address),
+                *("--host", f"127.0.0.{number}", "--nthreads", "1", "--no-nanny", "--no-dashboard"),
+            ]
+            process = subprocess.Popen(
+                ["unshare", "--uts", "sh", "-c", f'hostname host{number} && exec "$@"', "sh", *worker],
+                stderr=subprocess.DEVNULL,
+            )
+            opened.callback(process.wait)
+            opened.callback(process.terminate)
+        with Client(cluster, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+        yield cluster
+
+
+def test_ranks_on_two_hosts_meet_at_the_address_of_rank_0(two_hosts: LocalCluster, tmp_path: Path) -> None:
+    changes = {"pruner": "none", "sampler": "random", "scheduler": two_hosts.scheduler_address}
+    with pytest.raises(
+        GangTooLarge, match=r"2 ranks with 1 CPU each on one host, .* is 1 rank of that size on one host"
+    ):
+        run_gang(tmp_path, "train", ranks=2, trials=1, resources__hosts="one", **changes)
+    said = run_gang(tmp_path, "train", ranks=2, trials=1, **changes)
+    assert of(said, "outcome")[0]["exit_code"] == 0, said
+    one, other = told(tmp_path, 0)
+    assert one["weights"] == other["weights"]
+    for rank, told_rank in enumerate((one, other)):
+        env = told_rank["env"]
+        assert (env["RANK"], env["LOCAL_RANK"], env["GROUP_RANK"]) == (str(rank), "0", str(rank))
+        assert (env["WORLD_SIZE"], env["LOCAL_WORLD_SIZE"]) == ("2", "1")
+        assert env["MASTER_ADDR"] in {"127.0.0.2", "127.0.0.3"}
+    assert one["env"]["MASTER_PORT"] == other["env"]["MASTER_PORT"]
+
+
+def test_the_documented_job_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "distributed-training.md").read_text()
+    study, job = re.findall(r"^```(?:yaml|python)\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)[:2]
+    (tmp_path / "ddp.py").write_text(job)
+    (tmp_path / "ddp.yaml").write_text(study)
+    spec = load_study(
+        str(tmp_path / "ddp.yaml"),
+        overrides=["budget.trials=2", f"storage=sqlite:///{tmp_path}/s.db", f"directory={tmp_path}"],
+        environ={},
+    )
+    said: list[Notice] = []
+    assert run_study(spec, listener=said.append, interrupts=False).exit_code == 0, said

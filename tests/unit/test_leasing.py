@@ -67,17 +67,27 @@ def test_lost_orders_and_answers_are_made_good_by_the_next_claim() -> None:
     a.seated(0, 1)
     line.cut = True
     a.acquire(1, 1)  # lost
-    a.release(0, 1)  # lost
     line.cut = False
     a.repeat()
     assert scheduler.told() == [("a", "seated", 0, 1)]  # not yet
     scheduler.now = CLAIM_S
     a.repeat()
     assert scheduler.told() == [("a", "seated", 1, 1)]
-    assert len(scheduler.leasing.table.holders) == 1
+    a.seated(1, 1)
+    a.acquire(2, 1)
+    a.release(0, 1)  # its rank has ended, and the word of it was lost
+    assert scheduler.told() == [("a", "queued", 2, 1)]
+    a.repeat()
+    assert scheduler.told() == [("a", "seated", 2, 1)]
+    a.release(1, 1)
+    a.seated(2, 1)
+    a.acquire(3, 1)
+    a.repeat()
+    assert scheduler.told() == [("a", "queued", 3, 1), ("a", "seated", 3, 1)]
+    assert len(scheduler.leasing.table.holders) == 2
     scheduler.now = 2 * CLAIM_S
     a.repeat()  # the answer was lost
-    assert scheduler.told() == [("a", "seated", 1, 1)]
+    assert scheduler.told() == [("a", "seated", 3, 1)]
 
 
 def test_a_gang_that_lost_a_worker_before_it_began_is_seated_anew() -> None:

@@ -226,6 +226,16 @@ def test_closing_drains_and_closing_again_does_nothing(desk: Desk) -> None:
     assert rows(desk, "select count(*) from trials") == [(50,)]
 
 
+def test_a_study_opened_again_goes_on_with_the_next_number(desk: Desk) -> None:
+    for run in range(3):
+        store = desk.open()
+        for _ in range(3):
+            store.study.tell(store.study.ask(SPACE), 1.0)
+        assert [trial.number for trial in store.study.trials] == list(range(3 * run + 3))
+        store.close()
+    assert rows(desk, "select number from trials order by trial_id") == [(number,) for number in range(9)]
+
+
 def test_abandoning_loses_only_what_was_not_committed(desk: Desk) -> None:
     store = desk.open()
     store.study.ask()

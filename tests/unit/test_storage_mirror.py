@@ -16,6 +16,7 @@ from hpsearch.coordinator.proposals import Proposals
 from hpsearch.events import Cause, Ending
 from hpsearch.space import Parameter, Space
 from hpsearch.storage.mirror import Mirror
+from hpsearch.storage.reading import LoadedStudy
 from hpsearch.storage.rows import Operation
 
 
@@ -165,3 +166,14 @@ def test_a_snapshot_sorts_again_what_pruners_ask_for(study):
         assert list(index.at_rung(0, 0, None)) == [0.5]
         assert index.reported(1) == ([0.5], 0)
         assert index.longest == 1
+
+
+def test_what_was_loaded_keeps_its_rows(sink):
+    trials = [create_trial(value=float(number)) for number in range(3)]
+    for number, trial in enumerate(trials):
+        trial.number, trial._trial_id = number, 70 + number
+    loaded = LoadedStudy(7, "digits", [StudyDirection.MINIMIZE], {}, {}, trials)
+    mirror = Mirror(sink)
+    study_id = mirror.restore(loaded)
+    assert [trial._trial_id for trial in loaded.trials] == [70, 71, 72]
+    assert [trial._trial_id for trial in mirror.get_all_trials(study_id)] == [0, 1, 2]

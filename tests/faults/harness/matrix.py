@@ -21,7 +21,7 @@ from harness.places import (
     postgresql_on_a_small_disk,
     sqlite_on_a_small_disk,
 )
-from harness.run import Coordinator, Form, StandardRun
+from harness.run import PATIENCE_S, Coordinator, Form, StandardRun
 
 PROGRESS = {("ask", "acknowledged"), ("report", "acknowledged"), ("tell", "acknowledged")}
 
@@ -153,6 +153,40 @@ def freeze_the_first(stage: Stage) -> None:
         assert dump(stage.place.url) == before, f"seed {stage.run.seed}: the revived one wrote"
 
 
+def freeze_the_first_in_a_commit(stage: Stage) -> None:
+    """It holds SQLite's lock meanwhile: a second one cannot take over yet, and says so; revived, the first goes on."""
+    first, at = _frozen_in_a_commit(stage)
+    second = stage.run.start()
+    assert second.wait() == 5, stage.run.words()
+    first.signal(signal.SIGCONT)
+    stage.happened(at)
+    stage.run.coordinators.reverse()  # the one to wait for is the first
+
+
+def freeze_the_first_in_a_commit_of_postgresql(stage: Stage) -> None:
+    """The server ends the forgotten transaction after a while and a second one takes over; the first writes nothing."""
+    first, at = _frozen_in_a_commit(stage)
+    healed = time.time()
+    while (second := stage.run.start()).wait() == 5:
+        assert time.time() < healed + PATIENCE_S, stage.run.words()
+    assert second.exit_code == 0, stage.run.words()
+    stage.faults.append(Fault(at, healed))
+    before = dump(stage.place.url)
+    _revive(stage, first)
+    assert dump(stage.place.url) == before, f"seed {stage.run.seed}: the revived one wrote"
+
+
+def _frozen_in_a_commit(stage: Stage) -> tuple[Coordinator, float]:
+    """Between the last statement of a transaction and its COMMIT, until its heartbeat is old."""
+    n = stage.chance.randint(20, 60)  # a new study is open by then
+    first = stage.run.start("--fault-signal", "SIGSTOP", "--fault-after", f"commit:invoked:{n}")
+    stage.run.wait_for("the commit", lambda entries: sum(1 for _ in of(entries, "commit", "invoked")) >= n)
+    at = time.time()
+    while (holder_age_s(stage.place.url) or 0.0) < stage.form.fresh_s:
+        time.sleep(0.05)
+    return first, at
+
+
 def _revive(stage: Stage, first: Coordinator) -> None:
     """It finds out by itself, and leaves."""
     first.signal(signal.SIGCONT)
@@ -279,6 +313,8 @@ class Case:
     place: PlaceFactory
     inject: Callable[[Stage], None]
     max_attempts: int = 1
+    outage_s: float | None = None  # the longest that is tried; None: as the form says
+    in_short: bool = True  # whether it belongs to every test run
     goes_on: bool = False  # training is not to stop while the fault lasts
 
     def __str__(self) -> str:
@@ -325,6 +361,27 @@ MATRIX: tuple[Case, ...] = (
         inject=freeze_the_first,
         max_attempts=2,
     ),
+    Case(
+        row=12,
+        fault="frozen in a commit",
+        database="SQLite",
+        expected="not replaced while it holds the lock; revived, it goes on",
+        redone=0,
+        recovery_s=5,
+        place=on_sqlite,
+        inject=freeze_the_first_in_a_commit,
+        in_short=False,
+    ),
+    _on_postgresql(
+        row=12,
+        fault="frozen in a commit",
+        expected="replaced once the server ends its transaction; revived, it ends",
+        redone=8,
+        recovery_s=60,
+        inject=freeze_the_first_in_a_commit_of_postgresql,
+        max_attempts=2,
+        in_short=False,
+    ),
     _on_postgresql(
         row=16,
         fault="restart -m fast",
@@ -348,6 +405,7 @@ MATRIX: tuple[Case, ...] = (
         redone=0,
         recovery_s=5,
         inject=take_postgresql_away,
+        outage_s=60,
         goes_on=True,
     ),
     _on_postgresql(
@@ -395,6 +453,7 @@ MATRIX: tuple[Case, ...] = (
         recovery_s=5,
         place=on_sqlite,
         inject=lock_the_file,
+        outage_s=30,
         goes_on=True,
     ),
     *_on_both(
