@@ -15,6 +15,7 @@ from hpsearch.views import open_views
 pytestmark = pytest.mark.timeout(150)
 
 SLOW = "parameters.pause=0.15"
+LONG = (SLOW, "parameters.steps=40")  # so that a notice comes before the end, however busy the machine is
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_memory_that_is_not_there_is_classed_so(search: Callable[..., Search], f
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_worker_that_is_told_to_go_saves_first(search: Callable[..., Search], number: signal.Signals) -> None:
-    run = search("train", SLOW, "retry.on=[]")  # nobody's fault, whatever is retried
+    run = search("train", *LONG, "--trials", "2", "retry.on=[]")  # nobody's fault, whatever is retried
     started = run.until("trial.started")
     trial = started["trial"]
     run.until("trial.reported", trial=trial, step=2)
@@ -151,21 +152,21 @@ def test_a_worker_that_is_told_to_go_saves_first(search: Callable[..., Search], 
     again = run.until("trial.started", trial=trial)
     assert again["worker"] != started["worker"]
     assert run.end() == 0, run.errors
-    run.check()
+    run.check(2, 40)
     assert chain(run, trial) == ["preempted", "returned"]
     assert run.redone(trial) == 0
     assert not run.of("trial.failed")
 
 
 def test_told_to_go_with_nowhere_else_it_waits_for_a_worker(search: Callable[..., Search]) -> None:
-    run = search("train", SLOW, "cluster.workers=1", "--trials", "1")
+    run = search("train", *LONG, "cluster.workers=1", "--trials", "1")
     started = run.until("trial.started")
     run.until("trial.reported", step=2)
     os.kill(run.worker(started["worker"]).pid, signal.SIGTERM)
     run.until("trial.retried")
     assert run.until("worker.joined")["worker"] != started["worker"]
     assert run.end() == 0, run.errors
-    run.check(1)
+    run.check(1, 40)
     assert run.redone(0) == 0
 
 

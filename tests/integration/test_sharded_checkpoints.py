@@ -10,7 +10,7 @@ import pytest
 from hpsearch.checkpoint import Checkpoints, open_place
 from hpsearch.errors import CheckpointError
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(360)
 
 JOB = Path(__file__).parents[1] / "jobs" / "sharded.py"
 
@@ -27,7 +27,7 @@ def gang(action: str, directory: Path, at: str, world_size: int) -> None:
         for rank in range(world_size)
     ]
     try:
-        said = [rank.communicate(timeout=120)[1] for rank in ranks]
+        said = [rank.communicate(timeout=160)[1] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
