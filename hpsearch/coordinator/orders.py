@@ -53,6 +53,7 @@ class Orders:
 
     def _assignment(self, launch: Launch, seat: Seat, proposal: Proposal) -> dict[str, Any]:
         spec, objective = self._spec, self._spec.objective
+        params = spec.parameters.resolve(proposal.params)
         return {
             "op": "assignment",
             "study": spec.name,
@@ -61,11 +62,11 @@ class Orders:
             "rank": seat.rank,
             "local_rank": seat.local_rank,
             "world_size": len(launch.seats),
-            "params": spec.parameters.resolve(proposal.params),
+            "params": params,
             "distributions": proposal.distributions,
             "user_attrs": proposal.user_attrs,
             "seed": None if spec.seed is None else spec.seed + launch.trial,
-            "objective": objective.as_message(),
+            "objective": {**objective.as_message(), **self._program(params)},
             "env": self._env(launch, seat),
             "gpu_fraction": self._gpu_fraction(seat),
             "cwd": str(Path.cwd()),
@@ -87,13 +88,23 @@ class Orders:
             "sys_path": [entry for entry in sys.path if entry],
         }
 
+    def _program(self, params: dict[str, Any]) -> dict[str, Any]:
+        """What runs in place of a function, if anything does."""
+        command = self._spec.objective.command
+        if command is None:
+            return {}
+        return {"arguments": command.arguments(params), "pattern": self._spec.metrics[0].pattern}
+
     def _env(self, launch: Launch, seat: Seat) -> dict[str, str]:
         """Set before torch is asked anything; an empty list of devices hides what the trial did not ask for."""
         run_id = f"{self._spec.name}-{launch.trial}-{launch.attempt}"
         torchrun = environment(
             launch.seats, seat.rank, run_id=run_id, attempt=launch.attempt, max_attempts=self._spec.retry.max + 1
         )
-        env = {"CUDA_VISIBLE_DEVICES": ",".join(seat.gpus), **torchrun}
+        env = {"CUDA_VISIBLE_DEVICES": ",".join(seat.gpus)}
+        # A script that knows nothing of hpsearch takes these for a sign that it is one of several.
+        if self._spec.objective.command is None or len(launch.seats) > 1:
+            env |= torchrun
         if fraction := self._gpu_fraction(seat):  # for libraries that take most of a device unless they are told
             env |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{fraction:g}", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
         return env

@@ -127,6 +127,8 @@ def imports_of(objective: Mapping[str, Any], cwd: str = ".") -> list[str]:
         Names of libraries' modules, ``module:name`` for ``from module import name``. Empty where the source cannot be
         read: the rank will say why.
     """
+    if objective["kind"] == "command":  # another program, whose imports are its own
+        return []
     if objective["kind"] == "pickle":
         found = set(_pickled_modules(b64decode(objective["blob"])))
     elif objective["kind"] == "file":

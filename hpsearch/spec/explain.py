@@ -1,6 +1,7 @@
 """Where each value of a study came from."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -57,10 +58,15 @@ def _source(origin: str) -> str:
 
 def _rows(spec: StudySpec) -> Iterator[tuple[str, str]]:
     yield "name", spec.name
-    yield "objective", spec.objective.label if spec.objective.kind == "pickle" else _target(spec)
+    if spec.objective.command is not None:
+        yield "command", shlex.join(spec.objective.command.written)
+    else:
+        yield "objective", spec.objective.label if spec.objective.kind == "pickle" else _target(spec)
     for index, metric in enumerate(spec.metrics):
         key = f"metric[{index}]" if len(spec.metrics) > 1 else "metric"
         yield from ((f"{key}.{word}", _words(getattr(metric, word))) for word in ("name", "goal", "target"))
+        if metric.pattern:
+            yield f"{key}.pattern", metric.pattern
     for parameter in spec.parameters:
         yield f"parameters.{parameter.name}", str(parameter)
     for name, value in spec.parameters.constants.items():

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from hpsearch.spec.arguments import ComponentReader
+from hpsearch.spec.command import CommandReader
 from hpsearch.spec.components import PRUNERS, SAMPLERS
 from hpsearch.spec.objective import ObjectiveReader
 from hpsearch.spec.parameters import ParametersReader
@@ -23,7 +24,7 @@ from hpsearch.spec.readers import (
     number,
     size,
 )
-from hpsearch.spec.tree import Item, shown, suggestion
+from hpsearch.spec.tree import Item, printable, shown, suggestion
 
 MAX_TRIALS = 10_000_000
 MAX_SEED = 2**32 - 1
@@ -58,6 +59,28 @@ class FailuresReader:
         return {"anyOf": [{"type": "integer", "minimum": 0, "maximum": MAX_TRIALS}, share]}
 
 
+class PatternReader:
+    """A regular expression that finds a metric in a line: group ``value``, perhaps ``step``, and more metrics."""
+
+    def read(self, item: Item) -> str | None:
+        text = item.node.value
+        if not isinstance(text, str):
+            item.expected(r"a regular expression such as 'loss=(?P<value>\S+)'")
+            return None
+        try:
+            groups = re.compile(text).groupindex
+        except (re.error, RecursionError, OverflowError) as error:
+            item.problem(f"is no regular expression: {printable(str(error), 120)}")
+            return None
+        if "value" not in groups:
+            item.problem(r"needs a group (?P<value>...), such as 'loss=(?P<value>\S+)'")
+            return None
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"\(\?P<value>"}
+
+
 class MetricReader:
     """One metric, or a list of them; read to a list of dicts."""
 
@@ -66,6 +89,7 @@ class MetricReader:
             "name": Field(Name(), "What the value that the objective returns is called."),
             "goal": Field(Word(GOALS), "Whether small or large values are good."),
             "target": Field(Real(), "The study ends once a trial is at least this good."),
+            "pattern": Field(PatternReader(), "How a command prints it: a regular expression with (?P<value>...)."),
         },
         "{name: accuracy, goal: maximize}",
         hints={"direction": ": write goal"},
@@ -243,6 +267,7 @@ STUDY = Section(
     {
         "name": Field(Name(), "The study's name in the database; the file's name if not given."),
         "objective": Field(ObjectiveReader(), "What is run: path/to/file.py:function or package.module:function."),
+        "command": Field(CommandReader(), "In place of an objective, a program and its arguments."),
         "metric": Field(MetricReader(), "What the objective returns, and which values are good."),
         "parameters": Field(ParametersReader(), "What is searched. Left out, the objective suggests its own."),
         "sampler": Field(ComponentReader("sampler", SAMPLERS), "What proposes parameters."),
@@ -261,7 +286,6 @@ STUDY = Section(
     hints={
         "direction": ": write metric: {goal: ...}",
         "n_trials": ": write budget: {trials: ...}",
-        "command": ": write objective: path/to/file.py:function",
         "constraints": ": call trial.set_constraint in the objective",
     },
 )

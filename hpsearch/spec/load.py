@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hpsearch import passwords
 from hpsearch.errors import Problem, StudyFileError
 from hpsearch.spec import layers
+from hpsearch.spec.command import located, settle
 from hpsearch.spec.compatibility import wrong_pruner, wrong_sampler
 from hpsearch.spec.explain import origins_of
 from hpsearch.spec.grammar import STUDY
@@ -28,7 +29,7 @@ from hpsearch.spec.model import (
     Retry,
     StudySpec,
 )
-from hpsearch.spec.objective import is_target
+from hpsearch.spec.objective import folders, is_target
 from hpsearch.spec.readers import wrong_name
 from hpsearch.spec.tree import Item, Node, Report, printable
 from hpsearch.spec.yamlfile import parse, read_text
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from hpsearch.space import Space
 
 _YAML = (".yaml", ".yml")
+_NOWHERE = Objective(kind="module", target="", function="")
 
 
 def load_study(
@@ -77,7 +79,7 @@ def load_study(
     item = Item(root, "", report)
     values = STUDY.read(item) or {}
     _check_needed(item, from_file=bool(text))
-    spec = _spec(values, source, item)
+    spec = _spec(values, source, item, environ)
     report.check()
     # A study file may name its storage with a password, and everybody who reads the study could read that.
     masked = passwords.masked(text)
@@ -89,8 +91,11 @@ def load_study(
 
 
 def _check_needed(item: Item, *, from_file: bool) -> None:
-    if item.child("objective") is None:
-        item.problem("objective is needed, such as objective: train.py:train")
+    objective, command = item.child("objective"), item.child("command")
+    if objective is None and command is None:
+        item.problem("objective is needed, such as objective: train.py:train (or command, for a program)")
+    elif objective is not None and command is not None:
+        command.problem("objective and command are two ways to say what is run: give one")
     if from_file and item.child("metric") is None:
         item.problem("metric is needed, such as metric: {name: accuracy, goal: maximize}")
     elif from_file:
@@ -112,13 +117,13 @@ def _check_goals(item: Item) -> None:
             one.problem("goal is needed: minimize or maximize")
 
 
-def _spec(values: Mapping[str, Any], source: str, item: Item) -> StudySpec:
+def _spec(values: Mapping[str, Any], source: str, item: Item, environ: Mapping[str, str]) -> StudySpec:
     """The spec of what was read; its holes don't matter where there were problems."""
     from hpsearch.space import Space
 
-    objective = values.get("objective") or Objective(kind="module", target="", function="")
     metrics = tuple(Metric(**metric) for metric in values.get("metric") or [{}])
     space: Space = values.get("parameters") or Space()
+    objective = _command(item, values, space, environ) or values.get("objective") or _NOWHERE
     sampler = values.get("sampler") or Component(name="tpe")
     # Optuna's own default; it has none for several metrics
     pruner = values.get("pruner") or Component(name="median" if len(metrics) == 1 else "none")
@@ -145,6 +150,33 @@ def _spec(values: Mapping[str, Any], source: str, item: Item) -> StudySpec:
     )
 
 
+def _command(item: Item, values: Mapping[str, Any], space: "Space", environ: Mapping[str, str]) -> Objective | None:
+    """The program to run, if one is given; also checks what goes with a program only."""
+    command, metric = item.child("command"), item.child("metric")
+    if command is None and metric is not None:
+        for one in metric.elements() if isinstance(metric.node.value, list) else [metric]:
+            if pattern := one.child("pattern"):
+                pattern.problem("goes with a command: an objective calls trial.report")
+    if command is None or "command" not in values:
+        return None
+    if metric is not None and len(values.get("metric") or ()) > 1:
+        metric.problem("a command has one metric; it may report others beside it")
+    declared = [parameter.name for parameter in space]
+    settled = values["command"]
+    if "parameters" in values or item.child("parameters") is None:
+        settled = settle(
+            command,
+            settled,
+            known=[*declared, *space.constants],
+            conditional=[parameter.name for parameter in space if parameter.when],
+            environ=environ,
+        )
+    cluster = values.get("cluster") or {}
+    here = cluster.get("kind", "address" if "address" in cluster else "local") == "local"
+    settled = located(command, settled, folders(next(command.elements())), here=here)
+    return Objective(kind="command", target="", function="", command=settled)
+
+
 def _check_together(item: Item, values: Mapping[str, Any], space: "Space", n_metrics: int) -> None:
     sampler, pruner = item.child("sampler"), item.child("pruner")
     # an unusable space was reported already, and would only be reported again as a sampler's fault
@@ -166,7 +198,7 @@ def _default_name(source: str, objective: Objective, item: Item) -> str:
         name = Path(objective.target).stem
     else:
         name = objective.function
-    if objective.function and wrong_name(name) is not None:
+    if (objective.function or objective.command) and wrong_name(name) is not None:
         item.problem("name is needed: the file's own name cannot be a study's")
     return name
 

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpsearch import passwords
+from hpsearch.spec.command import Command
 
 if TYPE_CHECKING:
     from hpsearch.space import Space
@@ -22,16 +23,19 @@ DEFAULT_DIRECTORY = "runs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """The user's training function and where it is found."""
+    """The user's training function and where it is found, or a program."""
 
-    kind: Literal["file", "module", "pickle"]
+    kind: Literal["file", "module", "pickle", "command"]
     target: str  # absolute path of a file, or a module's dotted name; "" for a pickle
     function: str
     blob_base64: str = ""  # the function, by cloudpickle; only of kind "pickle"
+    command: Command | None = None  # only of kind "command"
 
     @property
     def label(self) -> str:
         """For people: ``digits.py:train``."""
+        if self.command is not None:
+            return self.command.label
         if self.kind == "pickle":
             return self.function
         return f"{PurePath(self.target).name}:{self.function}"
@@ -48,6 +52,7 @@ class Metric:
     name: str = "value"
     goal: Goal = "minimize"
     target: float | None = None  # the study ends once a trial is at least this good
+    pattern: str = ""  # a regular expression with a group "value": how a command prints it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ class ObjectiveReader:
             item.expected(_WISH)
             return None
         try:
-            return find_objective(value, _folders(item))
+            return find_objective(value, folders(item))
         except NotFound as error:
             item.problem(str(error))
             return None
@@ -106,7 +106,7 @@ def check_defined(path: Path, name: str, what: str) -> None:
         raise NotFound(f"{_short(path)} has no {what} '{printable(name)}'{suggestion(name, known)}")
 
 
-def _folders(item: Item) -> list[Path]:
+def folders(item: Item) -> list[Path]:
     """Where a relative path may begin: here, or beside the study file that names it."""
     beside = Path(re.sub(r":\d+:\d+$", "", item.node.where)).parent
     return [Path.cwd(), *([Path.cwd() / beside] if ":" in item.node.where else [])]

@@ -14,7 +14,8 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hpsearch study",
         **STUDY.schema(),
-        "required": ["objective", "metric", "budget"],
+        "required": ["metric", "budget"],
+        "oneOf": [{"required": ["objective"]}, {"required": ["command"]}],
         "$defs": {"parameter": _parameter(), "when": _when()},
     }
 

@@ -7,6 +7,7 @@ own process and talks to the supervisor in lines of JSON over a socket; nothing 
 from typing import Any
 
 from hpsearch.trial.line import Line, TrialStopped
+from hpsearch.trial.script import join
 from hpsearch.trial.searched import COLLECTIVE_S, Trial
 from hpsearch.trial.stand_in import StandIn
 
@@ -22,7 +23,7 @@ def current(**defaults: Any) -> Trial:
         defaults: parameters of the stand-in; a search has its own. Others that the script suggests get the middle of
             their range, or their first choice.
     """
-    return _current if _current is not None else StandIn(defaults)
+    return _current or join() or StandIn(defaults)
 
 
 def enter(trial: Trial) -> None:

@@ -26,6 +26,10 @@ class Line:
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
 
+    def fileno(self) -> int:
+        """For a selector."""
+        return self._channel.fileno()
+
     def assignment(self) -> dict[str, Any]:
         """The first line, which says what to do; of any length, since an objective may travel in it."""
         while b"\n" not in self._heard:
@@ -60,14 +64,15 @@ class Line:
             self._receiving.release()
 
     def _pull(self, take: Callable[[dict[str, Any]], None], flags: int) -> None:
+        data: bytes | None
         try:
             data = self._channel.recv(CHUNK, flags)
         except BlockingIOError:
-            return
+            data = None
         except ConnectionError:
             data = b""
-        if not data:
+        if data == b"":
             raise TrialStopped("the supervisor is gone")
-        *lines, self._heard = (self._heard + data).split(b"\n")
+        *lines, self._heard = (self._heard + (data or b"")).split(b"\n")  # some may have come with the assignment
         for line in lines:
             take(json.loads(line))

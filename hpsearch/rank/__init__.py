@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import optuna
 
 from hpsearch import trial as trials
+from hpsearch.rank.program import Program
 from hpsearch.trial import Line, Trial, TrialStopped
 
 PR_SET_PDEATHSIG = 1
@@ -88,7 +89,7 @@ def _prepare(assignment: Mapping[str, Any]) -> None:
     objective = assignment["objective"]
     home = str(Path(objective["target"]).parent) if objective["kind"] == "file" else assignment["cwd"]
     sys.path[:0] = dict.fromkeys([home, *assignment.get("sys_path", ())])
-    if assignment["memory_bytes"] and not _sees_gpu():
+    if assignment["memory_bytes"] and objective["kind"] != "command" and not _sees_gpu():
         # Address space and not resident memory, so that the allocation itself fails, with a traceback. On a GPU
         # machine CUDA reserves more address space than any limit; there the supervisor watches resident memory.
         limit = _address_space() + assignment["memory_bytes"]
@@ -159,6 +160,8 @@ def _work(line: Line, assignment: Mapping[str, Any]) -> int:
     doing = "error"
     try:
         _prepare(assignment)
+        if assignment["objective"]["kind"] == "command":
+            return Program(line, assignment).run()
         doing = "import"
         _share_gpu(assignment.get("gpu_fraction"))  # of the launcher's torch, whatever the module does when imported
         objective = _load(assignment["objective"])
