@@ -15,20 +15,23 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from hpsearch.errors import HpsearchError, StorageUnreachable, UsageError
+from hpsearch.errors import HpsearchError, StorageUnreachable, StudyHeld, UsageError
 from hpsearch.events import MAX_STEP
 from hpsearch.storage import requests, schema
 from hpsearch.storage.attempts import AttemptRow, StudyRecord, attempt_row, clean, load_attempts, load_record
 from hpsearch.storage.connect import Location, locate, reaching, reading_engine, writing_engine
-from hpsearch.storage.holder import Held, read_holders, refuse_held, take
+from hpsearch.storage.holder import Held, read_holder, read_holders, refuse_held, take
 from hpsearch.storage.mirror import Mirror
 from hpsearch.storage.newcomers import Newcomers
 from hpsearch.storage.reading import METRIC_NAMES, load_study
 from hpsearch.storage.rows import UPSERT_RECORD, Upsert, metric_row
 from hpsearch.storage.studies import delete_study, find_study, insert_study
 from hpsearch.storage.writer import Duty, Writer
+
+
+LOCK_TIMEOUT = "55P03"  # PostgreSQL's code for a lock that did not come in time
 
 
 class _AtomicStudy(optuna.Study):
@@ -181,7 +184,7 @@ def open_study(
     try:
         with reaching(location), schema.alone(location, engine):
             schema.prepare(location, engine)
-            with engine.begin() as connection:
+            with _naming_the_holder(engine, name), engine.begin() as connection:
                 held, row = _hold(connection, name, wanted, fresh=fresh, take_over=take_over)
                 if location.path is not None:
                     _refuse_other_hosts(location, connection)
@@ -203,6 +206,20 @@ def open_study(
     if loaded.system_attrs.get(METRIC_NAMES) != list(metric_names):
         mirror.set_study_system_attr(study_id, METRIC_NAMES, list(metric_names))
     return StudyStore(_AtomicStudy(name, mirror, sampler=sampler, pruner=pruner), attempts, writer, held, engine)
+
+
+@contextmanager
+def _naming_the_holder(engine: sa.Engine, name: str) -> Iterator[None]:
+    """Say who it is that we would wait for: a coordinator that is frozen in the middle of a transaction."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_TIMEOUT:
+            raise
+        with engine.connect() as connection:
+            row = connection.scalar(sa.select(schema.STUDIES.c.study_id).where(schema.STUDIES.c.study_name == name))
+            holder = None if row is None else read_holder(connection, row)
+        raise StudyHeld(name, holder.words if holder else "a program that locks its rows") from None
 
 
 def peek(url: str, name: str) -> StudyRecord | None:

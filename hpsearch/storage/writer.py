@@ -18,6 +18,7 @@ from hpsearch.storage.connect import BUSY_S, in_words, is_transient
 from hpsearch.storage.rows import Group, Operation, RowIds
 
 T = TypeVar("T")
+_NOTHING = sa.select(sa.literal(1))
 LINGER_S = 0.05  # how long a report may wait for company
 ENOUGH_OPERATIONS = 10_000  # for one transaction
 FULL_OPERATIONS = 50_000  # queued: from here on nobody should make more
@@ -317,6 +318,10 @@ class Writer:
         if self._arrivals is not None and (duties or group.makes_trials):
             outcome.rows = self._arrivals.adopt(connection)
         outcome.rows |= group.write(connection, self._ids, repeated=repeated)
+        if connection.dialect.name == "postgresql":
+            # After an executemany in psycopg's pipeline the server's timer of idle transactions stands still: one whose
+            # client is frozen here would keep its locks for ever.
+            connection.execute(_NOTHING)
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, HpsearchError):

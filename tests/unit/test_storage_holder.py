@@ -120,7 +120,7 @@ sys.stdin.read()
 
 
 def test_a_killed_coordinator_is_replaced_at_once(desk: Desk) -> None:
-    script = CRASH.format(desk=str(Path(__file__).parent), url=desk.url)
+    script = CRASH.format(desk=str(Path(__file__).parent.parent), url=desk.url)
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:

@@ -1,50 +1,68 @@
 """What stock Optuna puts into the database of a study that runs."""
 
 import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError
 from storage_desk import Desk
+
+from hpsearch.errors import StudyHeld
+from hpsearch.storage.connect import locate, writing_engine
 
 SPACE = {"lr": FloatDistribution(0, 1)}
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(f"sqlite:///{tmp_path / 'studies.db'}")
+def desk(url: str) -> Iterator[Desk]:
+    desk = Desk(url)
     yield desk
     desk.close()
 
 
-def stock(desk: Desk) -> optuna.Study:
-    return optuna.load_study(study_name="digits", storage=desk.url)
+@pytest.fixture
+def stock(desk: Desk) -> Iterator[Callable[[], optuna.Study]]:
+    """Opens the study as another program would."""
+    storages: list[RDBStorage] = []
+
+    def load() -> optuna.Study:
+        storages.append(RDBStorage(str(locate(desk.url).url.render_as_string(hide_password=False))))
+        return optuna.load_study(study_name="digits", storage=storages[-1])
+
+    yield load
+    for storage in storages:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
-def test_an_enqueued_trial_is_asked_next_with_its_parameters(desk: Desk) -> None:
+Stock = Callable[[], optuna.Study]
+
+
+def test_an_enqueued_trial_is_asked_next_with_its_parameters(desk: Desk, stock: Stock) -> None:
     store = desk.open()
     desk.wait_durable(store)
-    stock(desk).enqueue_trial({"lr": 0.25}, user_attrs={"why": "a hunch"})
+    stock().enqueue_trial({"lr": 0.25}, user_attrs={"why": "a hunch"})
     desk.wait(lambda: desk.adopted)
     trial = store.study.ask(SPACE)
     assert (trial.number, trial.params, trial.user_attrs) == (0, {"lr": 0.25}, {"why": "a hunch"})
     store.study.tell(trial, 1.0)
     store.close()
-    (found,) = stock(desk).trials
+    (found,) = stock().trials
     assert (found.number, found.params, found.values, found.user_attrs) == (0, {"lr": 0.25}, [1.0], {"why": "a hunch"})
 
 
-def test_a_number_that_is_taken_here_is_not_taken_twice(desk: Desk) -> None:
+def test_a_number_that_is_taken_here_is_not_taken_twice(desk: Desk, stock: Stock) -> None:
     store = desk.open()
     desk.wait_durable(store)
     with store.together():  # number 0 is ours, and the database does not know it yet
         ours = store.study.ask(SPACE)
-        stock(desk).enqueue_trial({"lr": 0.25})
-        assert [trial.number for trial in stock(desk).trials] == [0]
+        stock().enqueue_trial({"lr": 0.25})
+        assert [trial.number for trial in stock().trials] == [0]
     desk.wait_durable(store)
     desk.wait(lambda: desk.adopted)
     theirs = store.study.ask(SPACE)
@@ -52,15 +70,15 @@ def test_a_number_that_is_taken_here_is_not_taken_twice(desk: Desk) -> None:
     store.study.tell(ours, 0.5)
     store.study.tell(theirs, 1.0)
     store.close()
-    trials = stock(desk).trials
+    trials = stock().trials
     assert [(trial.number, trial.value) for trial in trials] == [(0, 0.5), (1, 1.0)]
     assert trials[0].params == ours.params
 
 
-def test_a_finished_trial_that_is_added_is_learned_from(desk: Desk) -> None:
+def test_a_finished_trial_that_is_added_is_learned_from(desk: Desk, stock: Stock) -> None:
     store = desk.open()
     desk.wait_durable(store)
-    stock(desk).add_trial(create_trial(value=0.75, params={"lr": 0.5}, distributions=SPACE))
+    stock().add_trial(create_trial(value=0.75, params={"lr": 0.5}, distributions=SPACE))
     desk.wait(lambda: desk.adopted)
     assert store.study.best_value == 0.75
     assert desk.adopted[0].state is TrialState.COMPLETE
@@ -68,7 +86,7 @@ def test_a_finished_trial_that_is_added_is_learned_from(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_a_transaction_that_is_repeated_adopts_once_and_inserts_once(desk: Desk, committed: bool) -> None:
+def test_a_transaction_that_is_repeated_adopts_once_and_inserts_once(desk: Desk, stock: Stock, committed: bool) -> None:
     store = desk.open()
     desk.wait_durable(store)
     engine, faults = store._writer._engine, [1, 1]
@@ -80,8 +98,6 @@ def test_a_transaction_that_is_repeated_adopts_once_and_inserts_once(desk: Desk,
 
         def begin(self) -> object:
             return self._begin()
-
-        from contextlib import contextmanager
 
         @contextmanager
         def _begin(self) -> Iterator[object]:
@@ -98,17 +114,31 @@ def test_a_transaction_that_is_repeated_adopts_once_and_inserts_once(desk: Desk,
 
     with store.together():
         ours = [store.study.ask(SPACE) for _ in range(3)]
-        stock(desk).enqueue_trial({"lr": 0.25})
+        stock().enqueue_trial({"lr": 0.25})
         store._writer._engine = Flaky()  # type: ignore[assignment]
     desk.wait_durable(store)
     desk.wait(lambda: desk.adopted and desk.waiting[-1:] == [None])
     assert faults == []
-    stock(desk).enqueue_trial({"lr": 0.75})
+    stock().enqueue_trial({"lr": 0.75})
     desk.wait(lambda: len(desk.adopted) == 2)
     asked = [store.study.ask(SPACE) for _ in range(2)]
     assert [trial.params["lr"] for trial in asked] == [0.25, 0.75]
     store.close()
-    trials = stock(desk).trials
+    trials = stock().trials
     assert [trial.number for trial in trials] == list(range(5))
     assert [trial.params for trial in trials] == [trial.params for trial in [*ours, *asked]]
     assert {trial.state for trial in trials} == {TrialState.RUNNING}
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite waits for whoever writes
+def test_who_is_frozen_in_a_transaction_is_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = {"options": "-c lock_timeout=100ms"}
+    monkeypatch.setattr("hpsearch.storage.connect._PATIENCE", patience)
+    desk.open().abandon()
+    engine = writing_engine(locate(desk.url))
+    with engine.begin() as frozen:
+        frozen.exec_driver_sql("UPDATE hpsearch_coordinator SET serial = serial + 1")
+        with pytest.raises(StudyHeld, match=r"is being run by process \d+ on "):
+            desk.open()
+    engine.dispose()
+    desk.open().close()
