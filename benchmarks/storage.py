@@ -288,7 +288,7 @@ def bare_s(url: str, name: str, rows: list[tuple[int, int, float]], ends: list[i
     if location.path:
         connection = sqlite3.connect(location.path, isolation_level=None)
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA synchronous=FULL")
     else:
         import psycopg
 
