@@ -30,7 +30,6 @@ from hpsearch.storage.rows import UPSERT_RECORD, Upsert, metric_row
 from hpsearch.storage.studies import delete_study, find_study, insert_study
 from hpsearch.storage.writer import Duty, Writer
 
-
 LOCK_TIMEOUT = "55P03"  # PostgreSQL's code for a lock that did not come in time
 
 
