@@ -7,7 +7,7 @@ from hpsearch.placement import RankRequest, SlotTable
 
 
 class Demand:
-    """What the workers hold, and whether others have a share in it. Seats are granted elsewhere.
+    """What the workers hold, whether others have a share in it, and who waits. Seats are granted elsewhere.
 
     Args:
         request: the shape of every gang of this study.
@@ -19,7 +19,8 @@ class Demand:
         self._request = request
         self._ask_ahead = ask_ahead
         self._n_gangs = 0
-        self._contended = False
+        self._contended = False  # whether somebody had to queue at the last request
+        self.waiting: dict[int, bool | None] = {}  # trial -> whether it had to queue; None: not asked yet; oldest first
 
     def join(self, event: WorkerJoined) -> None:
         """More room."""
@@ -49,11 +50,42 @@ class Demand:
         """Whether these workers could hold a gang if they were idle."""
         return self._n_gangs > 0
 
-    def answered(self, *, at_once: bool) -> None:
-        """An attempt got its seats at once, or had to queue."""
-        self._contended = not at_once
+    def queued(self, trial: int) -> None:
+        """No seats were free for it."""
+        self.waiting[trial] = True
+        self._contended = True
 
-    def counts(self, *, n_running: int, n_waiting: int, n_asked: int) -> tuple[int, int]:
+    def seated(self, trial: int) -> None:
+        """It has its seats."""
+        if not self.waiting.pop(trial):
+            self._contended = False
+
+    def first(self, trial: int) -> None:
+        """It waits again, and has waited its turn already."""
+        self.waiting = {trial: None, **self.waiting}
+
+    def to_acquire(self, n_running: int, choosy: frozenset[int]) -> list[int]:
+        """Ready trials for which seats are to be asked for now.
+
+        However many are ready, one request of a study stands in the queue when no slot is free: among studies seats go
+        by age, and who proposes far ahead must not get more of them for it.
+
+        Args:
+            choosy: waiting trials that avoid hosts which others take; they are in nobody's way.
+        """
+        n_open = sum(queued is not None for trial, queued in self.waiting.items() if trial not in choosy)
+        n_more = max(max(self._n_free(n_running), 1) - n_open, 0)
+        ready = [trial for trial, queued in self.waiting.items() if queued is None]
+        found = [trial for trial in ready if trial in choosy]
+        found += [trial for trial in ready if trial not in choosy][:n_more]
+        self.waiting.update(dict.fromkeys(found, False))
+        return found
+
+    def _n_free(self, n_running: int) -> int:
+        n_free = self._n_gangs - n_running
+        return min(n_free, 1) if self._contended else n_free
+
+    def counts(self, *, n_running: int, n_asked: int, choosy: frozenset[int]) -> tuple[int, int]:
         """How many trials are needed now, and how many are wanted with those asked ahead; either may be negative.
 
         While others hold what seems free, one trial at a time finds out whether that has changed: a trial that waits
@@ -61,6 +93,5 @@ class Demand:
         """
         if not self._n_gangs:
             return 0, 0
-        n_free = self._n_gangs - n_running
-        n_needed = (min(n_free, 1) if self._contended else n_free) - n_waiting - n_asked
+        n_needed = self._n_free(n_running) - len(self.waiting.keys() - choosy) - n_asked
         return n_needed, n_needed + self._ask_ahead

@@ -50,8 +50,7 @@ from hpsearch.placement import RankRequest
 
 # A nanny is back within seconds; longer than this without any worker is no hiccup.
 WORKERLESS_S = 60.0
-# Ranks of a gang leave at about the same time, but not at the same moment.
-MIN_PARTED_S = 2.0
+MIN_PARTED_S = 2.0  # ranks of a gang leave at about the same time, but not at the same moment
 
 
 class Lifecycle:
@@ -75,7 +74,6 @@ class Lifecycle:
         self._grace_s = grace_s
         self.standing = Standing(budgets)
         self._trials: dict[int, LiveTrial] = {}  # not over, by number
-        self._waiting: dict[int, bool] = {}  # for seats: trial -> whether it had to queue; oldest first
         self._parted: dict[int, float] = {}  # gangs of which some ranks ended well -> when the first did
         self._n_asked = 0  # on their way: Ask sent or expected, and not ready yet
         self._exhausted = False
@@ -130,7 +128,7 @@ class Lifecycle:
         commands = list(self._dispatch(event, now))
         commands += self._stop_stragglers(now)
         commands += self._check_budgets(now)
-        commands += self._asks()
+        commands += self._acquires_and_asks()
         commands += self._finish()
         return commands
 
@@ -149,8 +147,7 @@ class Lifecycle:
                 self._exhausted = True
             case Queued():
                 if self._waits(event.trial, event.attempt):
-                    self._waiting[event.trial] = True
-                    self._demand.answered(at_once=False)
+                    self._demand.queued(event.trial)
             case Seated():
                 return self._seated(event)
             case Reported():
@@ -198,25 +195,19 @@ class Lifecycle:
         self._n_asked -= 1
         if self._ending:
             return [put_back(event.trial, event.attempt)]
-        record = LiveTrial(event.trial, event.attempt, event.next_step, n_charged=event.n_charged)
-        self._trials[event.trial] = record
-        return [self._acquire(record)]
-
-    def _acquire(self, record: LiveTrial) -> Acquire:
-        self._waiting[record.number] = False
-        self._demand.avoid(self._hosts.shunned)
-        return Acquire(trial=record.number, attempt=record.attempt, avoid=self._hosts.avoided_by(record.number))
+        self._trials[event.trial] = LiveTrial(event.trial, event.attempt, event.next_step, n_charged=event.n_charged)
+        self._demand.waiting[event.trial] = None
+        return ()
 
     def _waits(self, trial: int, attempt: int) -> bool:
-        return trial in self._waiting and self._trials[trial].attempt == attempt
+        return trial in self._demand.waiting and self._trials[trial].attempt == attempt
 
     def _seated(self, event: Seated) -> list[AnyCommand]:
         if self.is_current(event.trial, event.attempt):
             return []  # said twice
         if not self._waits(event.trial, event.attempt):
             return [Release(trial=event.trial, attempt=event.attempt)]  # not wanted any more
-        if not self._waiting.pop(event.trial):
-            self._demand.answered(at_once=True)
+        self._demand.seated(event.trial)
         record = self._trials[event.trial]
         record.seats = event.seats
         launch = Launch(trial=event.trial, attempt=record.attempt, seats=record.seats, next_step=record.next_step)
@@ -267,7 +258,7 @@ class Lifecycle:
         reason = "stopped by request"
         if record.running:
             return self._stop(record, Cause.CANCELLED, reason, self._grace_s)
-        del self._waiting[event.trial], self._trials[event.trial]
+        del self._demand.waiting[event.trial], self._trials[event.trial]
         return [release(record), self._tell(record, Ending(cause=Cause.CANCELLED, reason=reason))]
 
     # -------------------------------------------------------------------------------- ends of attempts
@@ -316,7 +307,8 @@ class Lifecycle:
             record.n_lost += ending.cause is Cause.LOST
             record.n_charged += ending.cause not in (Cause.LOST, Cause.PREEMPTED)
             record.begin_again()
-            return [ended, self._acquire(record)]
+            self._demand.first(record.number)
+            return [ended]
         del self._trials[record.number]
         if ending.cause is Cause.STOPPED or (self._ending and ending.cause in (Cause.LOST, Cause.PREEMPTED)):
             if self._ending_for_good:
@@ -342,10 +334,10 @@ class Lifecycle:
         self._ending = (reason, exit_code)
         self._ending_for_good = for_good
         commands: list[AnyCommand] = []
-        for number in sorted(self._waiting, reverse=True):  # the last one asked for can be withdrawn first
+        for number in sorted(self._demand.waiting, reverse=True):  # the last one asked for can be withdrawn first
             record = self._trials.pop(number)
             commands += [release(record), put_back(number, record.attempt)]
-        self._waiting.clear()
+        self._demand.waiting.clear()
         for record in self._trials.values():
             if not record.stopping:
                 commands += self._stop(record, Cause.STOPPED, reason, self._grace_s)
@@ -369,13 +361,21 @@ class Lifecycle:
             return self._end(spent.reason, spent.exit_code, for_good=spent.for_good)
         return []
 
-    def _asks(self) -> list[AnyCommand]:
-        """One trial for each free gang, and some more for those that are freed next."""
+    def _acquires_and_asks(self) -> list[AnyCommand]:
+        """Seats for ready trials; one more trial for each free gang, and some for those that are freed next."""
+        hosts, demand = self._hosts, self._demand
+        demand.avoid(hosts.shunned)
+        n_running = len(self._trials) - len(demand.waiting)
+        choosy = frozenset(number for number in demand.waiting if hosts.avoided_by(number) != hosts.shunned)
+        seats: list[AnyCommand] = [
+            Acquire(trial=number, attempt=self._trials[number].attempt, avoid=hosts.avoided_by(number))
+            for number in demand.to_acquire(n_running, choosy)
+        ]
+        return seats + self._asks(*demand.counts(n_running=n_running, n_asked=self._n_asked, choosy=choosy))
+
+    def _asks(self, n_needed: int, n_wanted: int) -> list[AnyCommand]:
         if self._exhausted or self._ending:
             return []
-        n_waiting = sum(self._hosts.avoided_by(number) == self._hosts.shunned for number in self._waiting)
-        n_running = len(self._trials) - len(self._waiting)
-        n_needed, n_wanted = self._demand.counts(n_running=n_running, n_waiting=n_waiting, n_asked=self._n_asked)
         if self._budgets.trials is not None:
             n_begun = self.standing.n_over + len(self._trials) + self._n_asked
             n_wanted = min(n_wanted, self._budgets.trials - n_begun)

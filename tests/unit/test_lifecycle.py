@@ -623,3 +623,21 @@ def test_on_slots_that_others_hold_one_trial_at_a_time_finds_out_whether_that_ha
     assert do(TrialReady(trial=3, attempt=1)) == [Acquire]
     assert do(Seated(trial=3, attempt=1, seats=(seat,))) == [Launch]
     assert do(RankExited(trial=3, attempt=1, rank=0, ending=returned)) == [Release, EndAttempt, Tell, Ask]
+
+
+def test_who_proposes_far_ahead_has_one_request_in_the_queue_like_everybody() -> None:
+    lifecycle = Lifecycle(RankRequest(), Budgets(trials=20), RetryRules(), ask_ahead=8)
+    seat = Seat(worker="w", host="h", slot=0, rank=0, local_rank=0)
+
+    def do(event: AnyEvent) -> list[int]:
+        return [command.trial for command in lifecycle.handle(event, now=0) if isinstance(command, Acquire)]
+
+    do(WorkerJoined(worker="w", host="h", cpus=1))
+    assert do(TrialReady(trial=0, attempt=1)) == [0]
+    assert do(Seated(trial=0, attempt=1, seats=(seat,))) == []
+    assert do(TrialReady(trial=1, attempt=1)) == [1]
+    assert [do(TrialReady(trial=trial, attempt=1)) for trial in range(2, 9)] == [[]] * 7
+    assert do(Queued(trial=1, attempt=1)) == []
+    ending = Ending(cause=Cause.RETURNED, reason="", values=(1.0,))
+    assert do(RankExited(trial=0, attempt=1, rank=0, ending=ending)) == []
+    assert do(Seated(trial=1, attempt=1, seats=(seat,))) == [2]
