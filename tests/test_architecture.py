@@ -64,8 +64,8 @@ NARROW: dict[str, set[str]] = {
 # Who may import which library at all.
 LIBRARIES: dict[frozenset[str], set[str]] = {
     frozenset({"optuna"}): {
-        "api", "coordinator", "database", "integrations", "launcher", "rank", "search", "space", "spec", "storage", "trial",
-        "views",
+        "api", "coordinator", "database", "integrations", "launcher", "rank", "search", "space", "spec", "storage",
+        "trial", "views",
     },
     frozenset({"dask", "distributed"}): {"api", "cluster", "coordinator", "supervisor"},
     frozenset({"torch"}): {"checkpoint", "launcher", "rank", "trial"},

@@ -8,7 +8,7 @@ from hpsearch.integrations import Reporter, StepUnit
 from hpsearch.trial import Trial
 
 
-class HpsearchCallback(Callback):
+class HpsearchCallback(Callback):  # type: ignore[misc]
     """Reports a logged metric after every validation, and ends the training when its trial is pruned.
 
     Args:

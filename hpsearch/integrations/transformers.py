@@ -8,7 +8,7 @@ from hpsearch.integrations import Reporter, StepUnit
 from hpsearch.trial import Trial
 
 
-class HpsearchCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
+class HpsearchCallback(TrainerCallback):  # type: ignore[misc]
     """Reports a metric after every evaluation, and ends the training when its trial is pruned.
 
     Args:

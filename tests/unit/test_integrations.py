@@ -121,5 +121,5 @@ def test_a_verdict_ends_the_training(library, tmp_path):
 @pytest.mark.parametrize("library", FITS)
 def test_a_metric_that_is_not_there_is_named(library, tmp_path):
     fit, _ = FITS[library]
-    with pytest.raises(KeyError, match="'nothing'.*loss"):
+    with pytest.raises(KeyError, match=r"'nothing'.*loss"):
         fit(tmp_path, Recorder(), "nothing")
