@@ -246,8 +246,7 @@ class Program:
                 self._questions.setdefault(message["name"], []).append(client)
                 self._line.send(message)
             case _:
-                if self._assignment["rank"] == 0:
-                    self._line.send(message)
+                self._line.send(message)
 
     def _send(self, client: Client, message: Mapping[str, Any]) -> None:
         try:
