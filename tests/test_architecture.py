@@ -26,6 +26,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("channel",),
     ("report",),
     ("trial",),
+    ("integrations",),
     ("rank",),
     ("launcher",),
     ("supervisor",),
@@ -51,6 +52,7 @@ NARROW: dict[str, set[str]] = {
     "channel": {"errors", "events"},
     "report": set(),
     "trial": {"errors", "events", "channel", "checkpoint", "report"},
+    "integrations": {"trial"},
     "rank": {"errors", "events", "channel", "checkpoint", "report", "trial"},
     "launcher": {"errors", "events", "passwords", "channel", "checkpoint", "trial", "rank"},
     "supervisor": {"errors", "events", "channel", "checkpoint", "placement", "rendezvous", "trial", "rank", "launcher"},
@@ -62,12 +64,14 @@ NARROW: dict[str, set[str]] = {
 # Who may import which library at all.
 LIBRARIES: dict[frozenset[str], set[str]] = {
     frozenset({"optuna"}): {
-        "api", "coordinator", "database", "launcher", "rank", "search", "space", "spec", "storage", "trial", "views",
+        "api", "coordinator", "database", "integrations", "launcher", "rank", "search", "space", "spec", "storage",
+        "trial", "views",
     },
     frozenset({"dask", "distributed"}): {"api", "cluster", "coordinator", "supervisor"},
     frozenset({"torch"}): {"checkpoint", "launcher", "rank", "trial"},
     frozenset({"sqlalchemy"}): {"database", "storage", "views"},
     frozenset({"alembic"}): {"database"},
+    frozenset({"lightning", "transformers"}): {"integrations"},
 }  # fmt: skip
 
 # Imported inside functions only: whoever does not need it never waits for it.
@@ -87,7 +91,16 @@ IMPURE = {"asyncio", "datetime", "os", "random", "secrets", "socket", "subproces
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
 MAX_CORE_LINES = 8_000
-NOT_CORE = {"api", "cli", "console", "database", "spec", "views"}  # the edges, where people and files come in
+NOT_CORE = {
+    "api",
+    "cli",
+    "console",
+    "database",
+    "integrations",
+    "report",
+    "spec",
+    "views",
+}  # the edges, where people and files come in
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpsearch.events import MAX_STEP
-from hpsearch.rank.output import Scanner, write_all
 from hpsearch.report import SOCKET
+from hpsearch.report.output import Scanner, write_all
 from hpsearch.trial.line import MAX_LINE, Line, TrialStopped
 
 CHUNK = 1 << 16
@@ -62,7 +62,7 @@ class Program:
         self._step: int | None = None
         self._next_step: int | None = assignment["next_decision_step"]
         self._verdicts: list[dict[str, Any]] = []  # for those who connect later
-        self._pruned = self._stopped = self._asked = self._terminated = False
+        self._pruned = self._asked = self._terminated = False
         self._stop: dict[str, Any] | None = None
         self._prune_at: float | None = None  # when a program that does not ask is ended
         self._own_end = ""  # what the program raised: "pruned" or "stopped"
@@ -236,11 +236,9 @@ class Program:
                     self._step = message["step"]
                 if not client.greeted:
                     self._send(client, {"op": "heard"})
-            case "asks":
+            case "asks" | "should_prune":
                 self._asked, self._prune_at = True, None
-            case "should_prune":
-                self._asked, self._prune_at = True, None
-                client.waiting = True
+                client.waiting = message["op"] == "should_prune"
                 self._answer()
             case "pruned" | "stopped" as end:
                 self._own_end = end
@@ -248,8 +246,7 @@ class Program:
                 self._questions.setdefault(message["name"], []).append(client)
                 self._line.send(message)
             case _:
-                if self._assignment["rank"] == 0:
-                    self._line.send(message)
+                self._line.send(message)
 
     def _send(self, client: Client, message: Mapping[str, Any]) -> None:
         try:
@@ -307,11 +304,8 @@ class Program:
 
     def _linger(self) -> None:
         """A rank that fails after its peers were pruned or stopped is to be told so, too."""
-        deadline = time.monotonic() + LAST_NEWS_S
-        in_gang = self._assignment["world_size"] > 1
-        while in_gang and self._exit_code and not (self._pruned or self._stop or self._own_end):
-            if (left_s := deadline - time.monotonic()) <= 0:
-                return
+        deadline = time.monotonic() + (LAST_NEWS_S if self._assignment["world_size"] > 1 and self._exit_code else 0.0)
+        while not (self._pruned or self._stop or self._own_end) and (left_s := deadline - time.monotonic()) > 0:
             self._turn(left_s)
 
     def _finish(self) -> int:

@@ -79,7 +79,8 @@ class CommandReader:
         if not isinstance(item.node.value, list) or not item.node.value:
             item.expected(f"a list such as {EXAMPLE}")
             return None
-        words, written = [], []
+        words: list[Word] = []
+        written: list[str] = []
         for element in item.elements():
             text = _text(element)
             if text is None or "\0" in text or not (text or words):
@@ -87,7 +88,9 @@ class CommandReader:
                 continue
             words.append(tuple(_parts(element, text)))
             written.append(text)
-        if words and any(part.kind not in {"text", "env"} for part in words[0]):
+        if len(words) < len(item.node.value):
+            return None
+        if any(part.kind not in {"text", "env"} for part in words[0]):
             next(item.elements()).problem("the program itself must not depend on parameters")
         return Command(tuple(words), tuple(written))
 
@@ -153,7 +156,7 @@ def settle(
                 element.problem(f"there is no parameter '{printable(part.text)}'{suggestion(part.text, known)}")
             elif part.kind == "param" and part.text in conditional:
                 element.problem(
-                    f"'{printable(part.text)}' has a condition, so that not every trial has it: use ${{args}} or ${{json}}"
+                    f"not every trial has '{printable(part.text)}', which has a condition: use ${{args}} or ${{json}}"
                 )
             elif part.kind == "env" and part.text not in environ:
                 element.problem(f"environment variable {printable(part.text)} is not set")

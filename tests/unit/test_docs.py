@@ -50,6 +50,14 @@ def test_the_reference_shows_parameters_that_can_be_read(tmp_path):
     assert space.active("augment.flip", {"optimizer": "adamw", "batch_size": 64})
 
 
+def test_the_page_about_scripts_shows_a_study_that_can_be_read(tmp_path):
+    (tmp_path / "train.py").touch()
+    (tmp_path / "study.yaml").write_text(blocks("docs/your-script.md", "yaml")[0])
+    command = load_study(str(tmp_path / "study.yaml"), environ={}).objective.command
+    assert command is not None
+    assert command.arguments({"lr": 0.0031})[-1] == "--lr=0.0031"
+
+
 def test_the_reference_lists_every_sampler_and_pruner():
     text = (ROOT / "docs/study-file.md").read_text()
     listed = {

@@ -6,29 +6,18 @@ Imports nothing but a little of the standard library, so that it is done before 
 import argparse
 import json
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-SOCKET = "HPSEARCH_SOCKET"  # names the abstract unix socket of the trial
+from hpsearch.report import SOCKET, connect
+
 PRUNE = 10  # exit status of --should-prune: end now
 GO_ON = 0
 MAX_STEP = 2**31 - 1
 
 
-def connect(name: str) -> socket.socket:
-    """To the process that relays for the trial. OSError: it is gone."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.connect(f"\0{name}")
-    except OSError:
-        connection.close()
-        raise
-    return connection
-
-
-def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m hpsearch.report",
         description="Report a value to the trial that this program is part of. Without a trial it is printed.",
@@ -38,10 +27,20 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("more", type=_named, nargs="*", metavar="name=value", help="other metrics beside it")
     parser.add_argument("--step", type=_step, help="epoch or the like; counts from 0 if not given")
     parser.add_argument("--should-prune", action="store_true", help="ask whether the trial is worth going on with")
-    given = parser.parse_intermixed_args(arguments)
+    # argparse takes -1e-3 and -inf for options; with a space before them they are numbers.
+    spaced = [f" {word}" if word.startswith("-") and _is_number(word) else word for word in arguments]
+    given = parser.parse_intermixed_args(spaced)
     if given.value is None and not given.should_prune:
         parser.error("a value is needed, or --should-prune")
     return given
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _named(text: str) -> tuple[str, float]:
@@ -60,7 +59,7 @@ def _step(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Report, ask, or both; the exit status."""
-    given = _parsed(arguments)
+    given = _parsed(sys.argv[1:] if arguments is None else arguments)
     name = os.environ.get(SOCKET, "")
     if not name:
         if given.value is not None:
