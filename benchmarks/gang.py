@@ -36,19 +36,25 @@ def torchrun(*arguments: str) -> tuple[int, dict[str, Any]]:
 def compare_steps(rounds: int) -> list[Figure]:
     steps: dict[str, list[float]] = {"torchrun": [], "hpsearch": []}
     starts: dict[str, list[float]] = {"torchrun": [], "hpsearch": []}
+    cpu: dict[str, list[float]] = {"torchrun": [], "hpsearch": []}  # does not depend on who else is on the machine
     for _ in range(rounds):
         began_ns, times = torchrun()
         steps["torchrun"].append(median(times["steps_s"][WARM:]))
+        cpu["torchrun"].append(times["cpu_s"])
         starts["torchrun"].append((times["step_done_ns"] - began_ns) / 1e9)
         # The first trial waits for the launcher's imports; a search pays that once.
         for trial in run_job("train", "ddp_steps.py", trials=2, slots=RANKS, **{"resources.ranks": RANKS})[1:]:
             steps["hpsearch"].append(median(trial.user_attrs["steps_s"][WARM:]))
+            cpu["hpsearch"].append(trial.user_attrs["cpu_s"])
             starts["hpsearch"].append(trial.user_attrs["step_done_ns"] / 1e9 - trial.attempt.started)
     plain, ours = 1e3 * median(steps["torchrun"]), 1e3 * median(steps["hpsearch"])
+    plain_cpu, our_cpu = 1e3 * median(cpu["torchrun"]), 1e3 * median(cpu["hpsearch"])
     cold, warm = median(starts["torchrun"]), median(starts["hpsearch"])
     return [
         Figure("torchrun, 2 ranks, a DDP step", plain, "ms"),
         Figure("hpsearch, the same script", ours, "ms", bar=MAX_STEP_RATIO * plain),
+        Figure("torchrun, CPU time of a step", plain_cpu, "ms"),
+        Figure("hpsearch, the same", our_cpu, "ms", bar=MAX_STEP_RATIO * plain_cpu),
         Figure("torchrun, start to the end of the first step", cold, "s"),
         Figure("hpsearch, launch to the end of the first step", warm, "s", bar=MAX_START_RATIO * cold),
     ]
