@@ -90,7 +90,7 @@ IMPURE = {"asyncio", "datetime", "os", "random", "secrets", "socket", "subproces
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
-MAX_CORE_LINES = 8_000
+MAX_CORE_LINES = 8_500
 NOT_CORE = {
     "api",
     "cli",

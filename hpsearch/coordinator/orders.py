@@ -101,13 +101,24 @@ class Orders:
         torchrun = environment(
             launch.seats, seat.rank, run_id=run_id, attempt=launch.attempt, max_attempts=self._spec.retry.max + 1
         )
-        env = {"CUDA_VISIBLE_DEVICES": ",".join(seat.gpus)}
+        env = {"CUDA_VISIBLE_DEVICES": ",".join(self._devices(launch, seat))}
         # A script that knows nothing of hpsearch takes these for a sign that it is one of several.
         if self._spec.objective.command is None or len(launch.seats) > 1:
             env |= torchrun
         if fraction := self._gpu_fraction(seat):  # for libraries that take most of a device unless they are told
             env |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{fraction:g}", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
         return env
+
+    def _devices(self, launch: Launch, seat: Seat) -> tuple[str, ...]:
+        """A rank sees its own GPUs; a script one more each for its neighbours, if all have one.
+
+        As under torchrun it then finds its own by ``torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))``, which every
+        script for several GPUs does. The others belong to the same gang and to nobody else.
+        """
+        here = sorted((one for one in launch.seats if one.host == seat.host), key=lambda one: one.local_rank)
+        if self._spec.objective.command is None or self._gpu_fraction(seat) or any(len(one.gpus) != 1 for one in here):
+            return seat.gpus
+        return tuple(gpu for one in here for gpu in one.gpus)
 
     def _gpu_fraction(self, seat: Seat) -> float | None:
         """Part of its only device that a rank may use; None for all of it, or of none."""

@@ -17,6 +17,7 @@ from hpsearch.coordinator.proposals import Proposal
 from hpsearch.events import Launch, Seat
 from hpsearch.placement import RankRequest, SlotTable
 from hpsearch.spec import Resources, load_study
+from hpsearch.spec.command import Command
 from hpsearch.supervisor.plugin import describe
 
 
@@ -62,11 +63,13 @@ def test_four_dask_cuda_workers_give_four_ranks_a_gpu_each(monkeypatch: pytest.M
     assert [(seat.worker, seat.gpus) for seat in seats] == [(f"w{index}", (str(index),)) for index in range(4)]
 
 
-def order(tmp_path: Path, gpus_per_rank: Any, *gpus: tuple[str, ...]) -> list[dict[str, Any]]:
+def order(tmp_path: Path, gpus_per_rank: Any, *gpus: tuple[str, ...], script: bool = False) -> list[dict[str, Any]]:
     study = load_study(
         f"{JOBS / 'gang.py'}:train", environ={}, options={"directory": str(tmp_path), "budget.trials": 1}
     )
     spec = replace(study, resources=Resources(ranks=len(gpus), gpus_per_rank=gpus_per_rank, no_progress_s=60))
+    if script:
+        spec = replace(spec, objective=replace(spec.objective, command=Command(words=(), written=("train",))))
     seats = tuple(
         Seat(worker="tcp://h:1", host="h", slot=number, rank=number, local_rank=number, gpus=of_rank)
         for number, of_rank in enumerate(gpus)
@@ -85,6 +88,13 @@ def test_each_rank_sees_its_own_devices_alone(tmp_path: Path) -> None:
     assert [env["LOCAL_RANK"] for env in environments] == ["0", "1"]
     assert not any("XLA_PYTHON_CLIENT_MEM_FRACTION" in env for env in environments)
     assert [one["assignment"]["gpu_fraction"] for one in orders] == [None, None]
+
+
+def test_a_scripts_local_rank_names_its_device_as_under_torchrun(tmp_path: Path) -> None:
+    orders = order(tmp_path, 1, ("GPU-a",), ("GPU-b",), script=True)
+    assert [one["assignment"]["env"]["CUDA_VISIBLE_DEVICES"] for one in orders] == ["GPU-a,GPU-b"] * 2
+    several = order(tmp_path, 2, ("GPU-a", "GPU-b"), ("GPU-c", "GPU-d"), script=True)
+    assert [one["assignment"]["env"]["CUDA_VISIBLE_DEVICES"] for one in several] == ["GPU-a,GPU-b", "GPU-c,GPU-d"]
 
 
 def test_only_rank_0_is_held_to_its_progress(tmp_path: Path) -> None:
