@@ -55,6 +55,7 @@ class Checkpoints:
     reports_expected: bool = False
     reports: deque[Report] = field(default_factory=lambda: deque(maxlen=MAX_REPORTS))
     _best: tuple[str, float] | None = None  # name, value
+    _saved: int = -1  # last step, by this attempt
 
     # ------------------------------------------------------------------------------------------- save
 
@@ -79,6 +80,12 @@ class Checkpoints:
             if self.rank == 0 or not self.place.shared:  # what rank 0 is about to rename is not another's to clear away
                 for path in beside:
                     self.place.discard(path)
+
+    def reported(self, report: Report) -> None:
+        """A report of a step that is saved already: the checkpoint cannot know of it, and a kill must not lose it."""
+        if self.rank == 0 and report[0] == self._saved:
+            with contextlib.suppress(OSError):
+                self.place.note(report)
 
     def _save(self, tree: Tree, shards: Mapping[str, Any], step: int, beside: list[Path]) -> str:
         name, mark = self._name(step) if not shards else self._agreed_name(step)
@@ -124,6 +131,7 @@ class Checkpoints:
         best = self._best[0] if self._best else ""
         manifest = {"step": int(step), "files": dict(files), "reports": list(self.reports), "best": self._best}
         self.place.commit(path, name, manifest)
+        self._saved = step
         for old in [*left, *earlier[self.keep - 1 :]]:
             if old != best:
                 self.place.remove(old)
@@ -170,7 +178,7 @@ class Checkpoints:
         return self._pick()
 
     def _pick(self) -> tuple[str, Manifest | None, list[Report]]:
-        """The checkpoint to load, its manifest, and the reports known to the newest one.
+        """The checkpoint to load, its manifest, and the reports made up to the newest one and after.
 
         A job that saves a step and then reports it may have died in between; its next attempt would never report that
         step. So a newest checkpoint whose step nobody reported is passed over, if the one before it was reported.
@@ -179,7 +187,8 @@ class Checkpoints:
         if not sound:
             return "", None, []
         (name, newest), *before = sound
-        reports = [(int(step), value, metrics) for step, value, metrics in newest.get("reports", ())]
+        told = (*newest.get("reports", ()), *self.place.notes())
+        reports = [(int(step), value, metrics) for step, value, metrics in told]
         known = max([self.reported_through, *(step for step, _, _ in reports)])
         if newest["step"] <= known:
             return name, newest, reports

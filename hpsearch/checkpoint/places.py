@@ -19,6 +19,7 @@ from hpsearch.errors import CheckpointError
 
 TEMPORARY = ".tmp-"
 MANIFEST = "manifest.json"
+NOTES = "reports.jsonl"
 
 Manifest = dict[str, Any]
 
@@ -54,6 +55,12 @@ class Place(Protocol):
 
     def sweep(self) -> None:
         """Remove what killed saves left."""
+
+    def note(self, fact: Any) -> None:
+        """Keep a fact that came up since the last commit, if that is quick here; a kill does not lose it."""
+
+    def notes(self) -> list[Any]:
+        """Facts since the last commit."""
 
     def sizes(self) -> list[tuple[str, int]]:
         """Name and bytes of each checkpoint, the newest first."""
@@ -107,6 +114,7 @@ class Directory:
         _sync(beside / MANIFEST)
         _sync(beside)
         beside.rename(self._path / name)
+        (self._path / NOTES).unlink(missing_ok=True)
         _sync(self._path)
 
     def discard(self, beside: Path) -> None:
@@ -131,6 +139,17 @@ class Directory:
         for name in self.names():
             if not (self._path / name / MANIFEST).exists():
                 shutil.rmtree(self._path / name, ignore_errors=True)
+
+    def note(self, fact: Any) -> None:
+        with (self._path / NOTES).open("ab", buffering=0) as notes:
+            notes.write(json.dumps(fact).encode() + b"\n")
+
+    def notes(self) -> list[Any]:
+        found = []
+        with contextlib.suppress(OSError, ValueError):  # the last line may be half a one
+            for line in (self._path / NOTES).read_bytes().splitlines():
+                found.append(json.loads(line))
+        return found
 
     def sizes(self) -> list[tuple[str, int]]:
         def size(name: str) -> int:
@@ -187,6 +206,12 @@ class Remote:
 
     def discard(self, beside: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
+
+    def note(self, fact: Any) -> None:
+        """Not here: it would be a request to the store at each report."""
+
+    def notes(self) -> list[Any]:
+        return []
 
     def verified(self, name: str) -> Manifest | None:
         try:

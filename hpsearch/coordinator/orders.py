@@ -68,6 +68,7 @@ class Orders:
             "seed": None if spec.seed is None else spec.seed + launch.trial,
             "objective": {**objective.as_message(), **self._program(params)},
             "env": self._env(launch, seat),
+            "device": self._devices(launch, seat).index(seat.gpus[0]) if seat.gpus else 0,
             "gpu_fraction": self._gpu_fraction(seat),
             "cwd": str(Path.cwd()),
             "directory": str(self.trial_directory(launch.trial)),

@@ -72,6 +72,8 @@ class Trial(BaseTrial):
         self._checkpoints: Checkpoints | None = None  # opened when first needed
         self._last_reports: deque[Report] = deque(maxlen=MAX_REPORTS)
         self._checkpoint_rules: Mapping[str, Any] = assignment.get("checkpoints", {})
+        # A rank sees its own GPUs alone, so its first is number 0; a script of a gang sees its neighbours', too.
+        self._device: int = assignment.get("device", 0)
         self._reported_through: int = assignment.get("reported_through", -1)
         self._reports_expected: bool = assignment.get("reports_expected", False)
         self.study = StudyView(assignment["study"], tuple(assignment["directions"]))
@@ -175,6 +177,8 @@ class Trial(BaseTrial):
                 return
             self._reported.add(step)
             self._last_reports.append((step, value, metrics))
+            if self._checkpoints is not None:
+                self._checkpoints.reported((step, value, metrics))
         # Said before a stop is heard: a checkpoint of this step may exist, and then no other attempt reports it.
         if self.is_main:
             self._say({"op": "report", "step": step, "value": value, "metrics": metrics})
@@ -316,8 +320,7 @@ class Trial(BaseTrial):
         """This rank's GPU, or the CPU."""
         import torch
 
-        # A rank sees its own GPUs alone, so its first is number 0, whatever its local rank is.
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        return torch.device("cuda", self._device) if torch.cuda.is_available() else torch.device("cpu")
 
     def wrap(self, model: "torch.nn.Module") -> "torch.nn.Module":
         """The model on this rank's device; in a gang, in DistributedDataParallel.

@@ -230,3 +230,31 @@ def test_the_quota_is_enforced_in_any_place(place: Place) -> None:
     assert left == sum(n_bytes for _, n_bytes in place.sizes())
     assert enforce(lambda trial: place, sizes, 0, over={0}, best=None) == 0
     assert place.names() == []
+
+
+@pytest.mark.parametrize("torn", [b"", b"[2, 0."])
+def test_a_report_after_its_save_is_not_lost_with_its_message(tmp_path: Path, torn: bytes) -> None:
+    """Saved and reported, and the coordinator dead before it heard: no epoch is trained again for that."""
+    place = Directory(tmp_path / "trial")
+    first = attempt(place)
+    for step in range(3):
+        first.save({"n": step}, step)
+        first.reports.append((step, step / 10, {}))
+        first.reported((step, step / 10, {}))
+    if torn:  # killed in the middle of the last one: its step is trained again
+        (tmp_path / "trial" / "reports.jsonl").write_bytes(torn)
+    state = {"n": -1}
+    loaded = attempt(place, through=0).load(state)
+    assert loaded.next_step == (2 if torn else 3)
+    assert [(step, value) for step, value, _ in loaded.unsaid] == [(1, 0.1), (2, 0.2)][: 1 if torn else 2]
+
+
+def test_a_report_before_its_save_needs_no_note(tmp_path: Path) -> None:
+    place = Directory(tmp_path / "trial")
+    first = attempt(place)
+    for step in range(3):
+        first.reports.append((step, 0.5, {}))
+        first.reported((step, 0.5, {}))
+        first.save({"n": step}, step)
+    assert place.notes() == []
+    assert attempt(place).load({"n": -1}).next_step == 3

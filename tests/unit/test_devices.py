@@ -93,6 +93,7 @@ def test_each_rank_sees_its_own_devices_alone(tmp_path: Path) -> None:
 def test_a_scripts_local_rank_names_its_device_as_under_torchrun(tmp_path: Path) -> None:
     orders = order(tmp_path, 1, ("GPU-a",), ("GPU-b",), script=True)
     assert [one["assignment"]["env"]["CUDA_VISIBLE_DEVICES"] for one in orders] == ["GPU-a,GPU-b"] * 2
+    assert [one["assignment"]["device"] for one in orders] == [0, 1]
     several = order(tmp_path, 2, ("GPU-a", "GPU-b"), ("GPU-c", "GPU-d"), script=True)
     assert [one["assignment"]["env"]["CUDA_VISIBLE_DEVICES"] for one in several] == ["GPU-a,GPU-b", "GPU-c,GPU-d"]
 
