@@ -294,11 +294,6 @@ class SlotTable:
             worker.free_memory -= request.memory_bytes or 0
         for gpu in gpus:
             self._used[worker.host, gpu] += request.parts
-        return Seat(
-            worker=worker.name,
-            host=worker.host,
-            slot=slot,
-            rank=len(seats),
-            local_rank=sum(seat.host == worker.host for seat in seats),
-            gpus=tuple(gpus),
-        )
+        local_rank = sum(seat.host == worker.host for seat in seats)
+        place = Seat(worker=worker.name, host=worker.host, slot=slot, rank=len(seats), local_rank=local_rank)
+        return replace(place, gpus=tuple(gpus))

@@ -8,13 +8,8 @@ from hpsearch.supervisor.plugin import RankKey
 
 def worker_joined(body: dict[str, Any]) -> WorkerJoined:
     """A worker's introduction."""
-    return WorkerJoined(
-        worker=body["worker"],
-        host=body["host"],
-        cpus=body["cpus"],
-        gpus=tuple(body["gpus"]),
-        memory_bytes=body["memory_bytes"],
-    )
+    known = {key: body[key] for key in ("worker", "host", "cpus", "memory_bytes")}
+    return WorkerJoined(**known, gpus=tuple(body["gpus"]))
 
 
 def words_of(event: WorkerJoined, n_slots: int) -> dict[str, Any]:
@@ -47,19 +42,11 @@ def reported(key: RankKey, body: dict[str, Any]) -> Reported:
 
 def verdict(command: Deliver) -> dict[str, Any]:
     """For every rank of the attempt."""
-    return {
-        "op": "verdict",
-        "step": command.step,
-        "verdict": command.verdict.value,
-        "next_step": command.next_step,
-    }
+    said = {"step": command.step, "verdict": command.verdict.value, "next_step": command.next_step}
+    return {"op": "verdict", **said}
 
 
 def stop(command: StopAttempt) -> dict[str, Any]:
     """For the ranks that the command names."""
-    return {
-        "op": "stop",
-        "cause": command.cause.value,
-        "reason": command.reason,
-        "grace_s": command.grace_s,
-    }
+    said = {"cause": command.cause.value, "reason": command.reason, "grace_s": command.grace_s}
+    return {"op": "stop", **said}

@@ -16,13 +16,8 @@ SIGNAL_WORDS = {
     signal.SIGKILL: "killed from outside",
     signal.SIGTERM: "terminated from outside",
 }
-FAILED = {
-    "error": Cause.ERROR,
-    "import": Cause.ERROR,
-    "oom": Cause.OOM,
-    "bad_result": Cause.BAD_RESULT,
-    "rendezvous": Cause.LOST,
-}
+FAILED = {"oom": Cause.OOM, "bad_result": Cause.BAD_RESULT, "rendezvous": Cause.LOST}
+FAILED |= dict.fromkeys(("error", "import"), Cause.ERROR)
 NEAR_LIMIT = 0.9
 LAUNCHER_DIED = "the launcher died"
 

@@ -81,8 +81,7 @@ class Leasing:
         """A rank is reaped: its run, trial, attempt and rank. With the run alone, nothing of it is left on a worker."""
         run, *rest = what
         if rest:
-            trial, attempt, rank = rest
-            self.table.end_rank((client, run, trial, attempt), rank)
+            self.table.end_rank((client, run, *rest[:2]), rest[2])
         else:
             for holder in self._of(client, run):
                 self.table.end_ranks_on(holder, worker)

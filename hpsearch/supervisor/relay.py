@@ -49,13 +49,7 @@ class Relay(SchedulerPlugin):
         scheduler.stream_handlers[DOWN] = self.down
 
     def up(
-        self,
-        client: str,
-        body: str,
-        worker: str,
-        joined: dict[str, Any] | None = None,
-        ended: list[Any] | None = None,
-        closing: bool = False,
+        self, client: str, body: str, worker: str, joined: Any = None, ended: Any = None, closing: bool = False
     ) -> None:
         """From a worker to the coordinator that it names; what matters to the slots is said outside of the body."""
         if joined is not None:
