@@ -5,6 +5,7 @@ that nothing is left on a disk however this process ends. Only processes of the 
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import json
 import os
@@ -27,6 +28,7 @@ from hpsearch.report.output import Scanner, write_all
 from hpsearch.trial.line import MAX_LINE, Line, TrialStopped
 
 CHUNK = 1 << 16
+PR_SET_PDEATHSIG = 1
 MAX_LAST_TURNS = 256
 ASK_S = 2.0  # how long a program that reports by itself may take to ask whether it is pruned
 LAST_NEWS_S = 1.0  # a gang's rank that failed waits so long for the reason why its peers went
@@ -43,6 +45,7 @@ class Client:
 
     connection: socket.socket
     heard: bytes = b""
+    unsent: bytes = b""
     greeted: bool = False  # it holds a Trial, and hears what a trial hears
     waiting: bool = False  # for an answer to should_prune
 
@@ -114,6 +117,7 @@ class Program:
             [sys.executable if program == PYTHON else program, *arguments],
             env=env,
             stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
             stdout=None if self._scanner is None else subprocess.PIPE,
         )
         if process.stdout is not None:
@@ -196,6 +200,10 @@ class Program:
         self._watch(connection, lambda: self._hear(client))
 
     def _hear(self, client: Client) -> None:
+        if client.unsent:
+            self._flush(client)
+        if client not in self._clients:  # dropped since the selector saw it
+            return
         try:
             data = client.connection.recv(CHUNK, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -249,10 +257,22 @@ class Program:
                 self._line.send(message)
 
     def _send(self, client: Client, message: Mapping[str, Any]) -> None:
+        client.unsent += json.dumps(message).encode() + b"\n"
+        self._flush(client)
+
+    def _flush(self, client: Client) -> None:
+        """Send what it takes now. It may not listen for hours, and everybody else must not wait for it."""
+        if client not in self._clients:
+            return
         try:
-            client.connection.sendall(json.dumps(message).encode() + b"\n")
+            client.unsent = client.unsent[client.connection.send(client.unsent, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            pass
         except OSError:
             self._drop(client)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
+        self._selector.modify(client.connection, events, lambda: self._hear(client))
 
     def _answer(self) -> None:
         """To all who wait: whether to go on, once it is decided."""

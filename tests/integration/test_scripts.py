@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 import sys
 import textwrap
 import time
@@ -348,3 +349,34 @@ def test_reports_of_other_ranks_do_not_count(launcher, tmp_path):
     run = run_rank(launcher, tmp_path, ordered)
     assert reports(run) == []  # rank 0's count
     assert end(run)[0] is Cause.RETURNED
+
+
+def test_a_trial_that_nobody_listens_with_holds_up_nothing(launcher, tmp_path):
+    text = """
+        import hpsearch
+        trial = hpsearch.current()
+        for epoch in range(2000):
+            print(f"epoch={epoch} val_loss=1")
+        trial.report(2.0, 2000)
+        assert not trial.should_prune()
+    """
+    ordered = script(tmp_path, text, pattern=LOSS, next_decision_step=0)
+    run = run_rank(launcher, tmp_path, ordered, answer=prune_at(9999))
+    assert end(run) == (Cause.RETURNED, "returned 2"), run.log
+    assert len(reports(run)) == 2001
+
+
+def test_a_program_does_not_outlive_its_relay(launcher, tmp_path):
+    text = "exec setsid /bin/sh -c 'echo epoch=0 val_loss=$$; sleep 1000; :'"
+    seen: list[int] = []
+
+    def answer(keeper: Keeper, message: dict[str, Any]) -> None:
+        if message["op"] == "report":
+            seen.append(int(message["value"]))
+            assert keeper.pid is not None
+            os.kill(keeper.pid, signal.SIGKILL)
+
+    run = run_rank(launcher, tmp_path, shell(tmp_path, text, pattern=LOSS), answer=answer)
+    assert end(run)[0] is Cause.SIGNAL
+    assert seen
+    assert not psutil.pid_exists(seen[0])
