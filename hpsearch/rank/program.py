@@ -32,7 +32,6 @@ PR_SET_PDEATHSIG = 1
 MAX_LAST_TURNS = 256
 ASK_S = 2.0  # how long a program that reports by itself may take to ask whether it is pruned
 LAST_NEWS_S = 1.0  # a gang's rank that failed waits so long for the reason why its peers went
-PYTHON = "python"
 NO_REPORT = (
     "exited with 0 and reported no value: give the metric a pattern, or call hpsearch.current().report(value, step), "
     "or run python -m hpsearch.report VALUE"
@@ -65,11 +64,11 @@ class Program:
         self._step: int | None = None
         self._next_step: int | None = assignment["next_decision_step"]
         self._verdicts: list[dict[str, Any]] = []  # for those who connect later
-        self._pruned = self._asked = self._terminated = False
+        self._pruned = self._asked = self._terminated = self._word_sent = False
+        self._talks = False  # by itself, and not only by what it prints
         self._stop: dict[str, Any] | None = None
         self._prune_at: float | None = None  # when a program that does not ask is ended
         self._own_end = ""  # what the program raised: "pruned" or "stopped"
-        self._word_sent = False
         self._exit_code: int | None = None
 
     def run(self) -> int:
@@ -80,7 +79,6 @@ class Program:
             name = f"hpsearch-{secrets.token_hex(16)}"
             listener.bind(f"\0{name}")
             listener.listen(128)
-            listener.setblocking(False)
             try:
                 process = self._start(name)
             except (OSError, ValueError) as error:
@@ -89,11 +87,11 @@ class Program:
                 return self._say_word(_failed("import", f"cannot start {program!r}: {said}"))
             self._line.send({"op": "ready", "pid": os.getpid()})
             self._watch(listener, lambda: self._accept(listener))
-            self._watch(self._line, self._hear_supervisor)
+            self._watch(self._line, lambda: self._line.receive(self._take))
             life = os.pidfd_open(process.pid)
             self._watch(life, lambda: self._ended(life, process))
             with contextlib.suppress(TrialStopped):
-                self._hear_supervisor()  # what came together with the assignment
+                self._line.receive(self._take)  # what came together with the assignment
                 while self._exit_code is None:
                     self._turn()
                 self._hear_last_words()
@@ -114,7 +112,7 @@ class Program:
             "HPSEARCH_ATTEMPT": str(order["attempt"]),
         }
         process = subprocess.Popen(
-            [sys.executable if program == PYTHON else program, *arguments],
+            [sys.executable if program == "python" else program, *arguments],
             env=env,
             stdin=subprocess.DEVNULL,
             preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
@@ -122,7 +120,6 @@ class Program:
         )
         if process.stdout is not None:
             stdout = process.stdout.fileno()
-            os.set_blocking(stdout, False)
             self._watch(stdout, lambda: self._read(stdout))
         return process
 
@@ -150,10 +147,7 @@ class Program:
 
     def _read(self, stdout: int) -> None:
         assert self._scanner is not None
-        try:
-            data = os.read(stdout, CHUNK)
-        except BlockingIOError:
-            return
+        data = os.read(stdout, CHUNK)
         if not data:
             self._selector.unregister(stdout)
             return
@@ -164,7 +158,6 @@ class Program:
     def _ended(self, life: int, process: subprocess.Popen[bytes]) -> None:
         self._exit_code = process.wait()
         self._selector.unregister(life)
-        os.close(life)
 
     def _hear_last_words(self) -> None:
         """What is in its pipe and sockets; whom it left behind may hold those open, and is not waited for."""
@@ -187,10 +180,8 @@ class Program:
     # ------------------------------------------------------------------------------------- its clients
 
     def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            return
+        self._talks = True
+        connection, _ = listener.accept()
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", credentials)[1] not in (os.getuid(), 0):
             connection.close()
@@ -285,9 +276,6 @@ class Program:
 
     # ------------------------------------------------------------------------------------ the supervisor
 
-    def _hear_supervisor(self) -> None:
-        self._line.receive(self._take)
-
     def _take(self, message: dict[str, Any]) -> None:
         match message["op"]:
             case "verdict":
@@ -296,7 +284,7 @@ class Program:
                 if message["verdict"] == "prune" and not self._pruned:
                     self._pruned = True
                     if not self._asked:
-                        self._prune_at = time.monotonic() + (ASK_S if self._clients else 0.0)
+                        self._prune_at = time.monotonic() + (ASK_S if self._talks else 0.0)
             case "suggested" | "refused":
                 for client in self._questions.pop(message["name"], []):
                     self._send(client, message)
