@@ -5,6 +5,7 @@ that nothing is left on a disk however this process ends. Only processes of the 
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import json
 import os
@@ -27,10 +28,10 @@ from hpsearch.report.output import Scanner, write_all
 from hpsearch.trial.line import MAX_LINE, Line, TrialStopped
 
 CHUNK = 1 << 16
+PR_SET_PDEATHSIG = 1
 MAX_LAST_TURNS = 256
 ASK_S = 2.0  # how long a program that reports by itself may take to ask whether it is pruned
 LAST_NEWS_S = 1.0  # a gang's rank that failed waits so long for the reason why its peers went
-PYTHON = "python"
 NO_REPORT = (
     "exited with 0 and reported no value: give the metric a pattern, or call hpsearch.current().report(value, step), "
     "or run python -m hpsearch.report VALUE"
@@ -43,6 +44,7 @@ class Client:
 
     connection: socket.socket
     heard: bytes = b""
+    unsent: bytes = b""
     greeted: bool = False  # it holds a Trial, and hears what a trial hears
     waiting: bool = False  # for an answer to should_prune
 
@@ -62,11 +64,11 @@ class Program:
         self._step: int | None = None
         self._next_step: int | None = assignment["next_decision_step"]
         self._verdicts: list[dict[str, Any]] = []  # for those who connect later
-        self._pruned = self._asked = self._terminated = False
+        self._pruned = self._asked = self._terminated = self._word_sent = False
+        self._talks = False  # by itself, and not only by what it prints
         self._stop: dict[str, Any] | None = None
         self._prune_at: float | None = None  # when a program that does not ask is ended
         self._own_end = ""  # what the program raised: "pruned" or "stopped"
-        self._word_sent = False
         self._exit_code: int | None = None
 
     def run(self) -> int:
@@ -77,7 +79,6 @@ class Program:
             name = f"hpsearch-{secrets.token_hex(16)}"
             listener.bind(f"\0{name}")
             listener.listen(128)
-            listener.setblocking(False)
             try:
                 process = self._start(name)
             except (OSError, ValueError) as error:
@@ -86,11 +87,11 @@ class Program:
                 return self._say_word(_failed("import", f"cannot start {program!r}: {said}"))
             self._line.send({"op": "ready", "pid": os.getpid()})
             self._watch(listener, lambda: self._accept(listener))
-            self._watch(self._line, self._hear_supervisor)
+            self._watch(self._line, lambda: self._line.receive(self._take))
             life = os.pidfd_open(process.pid)
             self._watch(life, lambda: self._ended(life, process))
             with contextlib.suppress(TrialStopped):
-                self._hear_supervisor()  # what came together with the assignment
+                self._line.receive(self._take)  # what came together with the assignment
                 while self._exit_code is None:
                     self._turn()
                 self._hear_last_words()
@@ -111,14 +112,14 @@ class Program:
             "HPSEARCH_ATTEMPT": str(order["attempt"]),
         }
         process = subprocess.Popen(
-            [sys.executable if program == PYTHON else program, *arguments],
+            [sys.executable if program == "python" else program, *arguments],
             env=env,
             stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
             stdout=None if self._scanner is None else subprocess.PIPE,
         )
         if process.stdout is not None:
             stdout = process.stdout.fileno()
-            os.set_blocking(stdout, False)
             self._watch(stdout, lambda: self._read(stdout))
         return process
 
@@ -146,10 +147,7 @@ class Program:
 
     def _read(self, stdout: int) -> None:
         assert self._scanner is not None
-        try:
-            data = os.read(stdout, CHUNK)
-        except BlockingIOError:
-            return
+        data = os.read(stdout, CHUNK)
         if not data:
             self._selector.unregister(stdout)
             return
@@ -160,7 +158,6 @@ class Program:
     def _ended(self, life: int, process: subprocess.Popen[bytes]) -> None:
         self._exit_code = process.wait()
         self._selector.unregister(life)
-        os.close(life)
 
     def _hear_last_words(self) -> None:
         """What is in its pipe and sockets; whom it left behind may hold those open, and is not waited for."""
@@ -183,10 +180,8 @@ class Program:
     # ------------------------------------------------------------------------------------- its clients
 
     def _accept(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            return
+        self._talks = True
+        connection, _ = listener.accept()
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         if struct.unpack("3i", credentials)[1] not in (os.getuid(), 0):
             connection.close()
@@ -196,6 +191,10 @@ class Program:
         self._watch(connection, lambda: self._hear(client))
 
     def _hear(self, client: Client) -> None:
+        if client.unsent:
+            self._flush(client)
+        if client not in self._clients:  # dropped since the selector saw it
+            return
         try:
             data = client.connection.recv(CHUNK, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -249,10 +248,22 @@ class Program:
                 self._line.send(message)
 
     def _send(self, client: Client, message: Mapping[str, Any]) -> None:
+        client.unsent += json.dumps(message).encode() + b"\n"
+        self._flush(client)
+
+    def _flush(self, client: Client) -> None:
+        """Send what it takes now. It may not listen for hours, and everybody else must not wait for it."""
+        if client not in self._clients:
+            return
         try:
-            client.connection.sendall(json.dumps(message).encode() + b"\n")
+            client.unsent = client.unsent[client.connection.send(client.unsent, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            pass
         except OSError:
             self._drop(client)
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
+        self._selector.modify(client.connection, events, lambda: self._hear(client))
 
     def _answer(self) -> None:
         """To all who wait: whether to go on, once it is decided."""
@@ -265,9 +276,6 @@ class Program:
 
     # ------------------------------------------------------------------------------------ the supervisor
 
-    def _hear_supervisor(self) -> None:
-        self._line.receive(self._take)
-
     def _take(self, message: dict[str, Any]) -> None:
         match message["op"]:
             case "verdict":
@@ -276,7 +284,7 @@ class Program:
                 if message["verdict"] == "prune" and not self._pruned:
                     self._pruned = True
                     if not self._asked:
-                        self._prune_at = time.monotonic() + (ASK_S if self._clients else 0.0)
+                        self._prune_at = time.monotonic() + (ASK_S if self._talks else 0.0)
             case "suggested" | "refused":
                 for client in self._questions.pop(message["name"], []):
                     self._send(client, message)

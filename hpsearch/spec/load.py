@@ -93,7 +93,7 @@ def load_study(
 def _check_needed(item: Item, *, from_file: bool) -> None:
     objective, command = item.child("objective"), item.child("command")
     if objective is None and command is None:
-        item.problem("objective is needed, such as objective: train.py:train (or command, for a program)")
+        item.problem("objective is needed, such as objective: train.py:train")
     elif objective is not None and command is not None:
         command.problem("objective and command are two ways to say what is run: give one")
     if from_file and item.child("metric") is None:

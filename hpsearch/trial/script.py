@@ -1,7 +1,6 @@
 """The trial of a program that a search started by its command line: reached through a socket."""
 
 import os
-import socket
 import sys
 from types import TracebackType
 
@@ -38,19 +37,17 @@ def join() -> Trial | None:
         return None
     if (pid := os.getpid()) not in _joined:
         try:
-            channel = connect(name)
-            line = Line(channel)
+            line = Line(connect(name))
             line.send({"op": "hello"})
             trial = ScriptTrial(line.assignment(), line)
         except (OSError, EOFError):
             raise TrialStopped("the trial of this process is over") from None
-        _joined.clear()
         _joined[pid] = trial
-        _say_how_it_ends(line, channel)
+        _say_how_it_ends(line)
     return _joined[pid]
 
 
-def _say_how_it_ends(line: Line, channel: socket.socket) -> None:
+def _say_how_it_ends(line: Line) -> None:
     """TrialPruned and TrialStopped end a program in order: they are told, and not shown as a crash."""
     before = sys.excepthook
     pid = os.getpid()
@@ -62,7 +59,6 @@ def _say_how_it_ends(line: Line, channel: socket.socket) -> None:
             return
         try:
             line.send({"op": word})
-            channel.shutdown(socket.SHUT_WR)
         except OSError:
             before(kind, error, where)
 

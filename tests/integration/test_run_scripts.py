@@ -115,9 +115,9 @@ def test_an_interrupted_script_goes_on_with_another_attempt(tmp_path):
         echo loss $HPSEARCH_ATTEMPT
         test $HPSEARCH_ATTEMPT = 2 && exit
         trap 'echo saved > $HPSEARCH_TRIAL_DIRECTORY/checkpoint; exit 0' TERM
-        mkfifo forever
+        sleep 1000 &
         echo ready > started
-        : < forever
+        wait $!
         """
     )
     (tmp_path / "study.yaml").write_text(

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 import sys
 import textwrap
 import time
@@ -182,6 +183,18 @@ def test_a_program_asks_by_exit_status(launcher, tmp_path):
     assert run.log == "asked\n"
 
 
+def test_a_program_may_ask_after_the_verdict(launcher, tmp_path):
+    text = """
+        "$PYTHON" -m hpsearch.report 0.5
+        "$PYTHON" -c "import time; time.sleep(0.5)"  # the verdict is there by now
+        "$PYTHON" -m hpsearch.report --should-prune; echo asked $?
+    """
+    ordered = shell(tmp_path, text, next_decision_step=0)
+    run = run_rank(launcher, tmp_path, ordered, answer=prune_at(0))
+    assert end(run) == (Cause.PRUNED, "pruned")
+    assert run.log == "asked 10\n"
+
+
 ENDLESS = """
     import signal, sys, time
     {handler}
@@ -348,3 +361,34 @@ def test_reports_of_other_ranks_do_not_count(launcher, tmp_path):
     run = run_rank(launcher, tmp_path, ordered)
     assert reports(run) == []  # rank 0's count
     assert end(run)[0] is Cause.RETURNED
+
+
+def test_a_trial_that_nobody_listens_with_holds_up_nothing(launcher, tmp_path):
+    text = """
+        import hpsearch
+        trial = hpsearch.current()
+        for epoch in range(6000):
+            print(f"epoch={epoch} val_loss=1")
+        trial.report(2.0, 6000)
+        assert not trial.should_prune()
+    """
+    ordered = script(tmp_path, text, pattern=LOSS, next_decision_step=0)
+    run = run_rank(launcher, tmp_path, ordered, answer=prune_at(9999))
+    assert end(run) == (Cause.RETURNED, "returned 2"), run.log
+    assert len(reports(run)) == 6001
+
+
+def test_a_program_does_not_outlive_its_relay(launcher, tmp_path):
+    text = "exec setsid /bin/sh -c 'echo epoch=0 val_loss=$$; sleep 1000; :'"
+    seen: list[int] = []
+
+    def answer(keeper: Keeper, message: dict[str, Any]) -> None:
+        if message["op"] == "report":
+            seen.append(int(message["value"]))
+            assert keeper.pid is not None
+            os.kill(keeper.pid, signal.SIGKILL)
+
+    run = run_rank(launcher, tmp_path, shell(tmp_path, text, pattern=LOSS), answer=answer)
+    assert end(run)[0] is Cause.SIGNAL
+    assert seen
+    assert not psutil.pid_exists(seen[0])

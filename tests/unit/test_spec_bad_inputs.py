@@ -200,7 +200,7 @@ ADDED: dict[str, tuple[str, ...]] = {
     "another tool's key": ("direction: maximize", "4:1: direction: unknown key: write metric: {goal: ...}"),
     "command": (
         "command: [python, train.py]",
-        "4:1: command: unknown key: write objective: path/to/file.py:function",
+        "4:10: command: objective and command are two ways to say what is run: give one",
     ),
     "constraints": (
         "constraints: [size < 3]",
@@ -208,7 +208,7 @@ ADDED: dict[str, tuple[str, ...]] = {
     ),
     "key of a letter flood": (
         f"{'k' * 1000}: 1",
-        f"4:1: {'k' * 57}...: unknown key (known: name, objective, metric, parameters, sampler, pruner, ...",
+        f"4:1: {'k' * 57}...: unknown key (known: name, objective, command, metric, parameters, sampler, ...",
     ),
     # YAML
     "duplicate key": ("budget: {trials: 3}", "4:1: budget: the key is here twice (first on line 3)"),
