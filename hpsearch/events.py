@@ -306,6 +306,7 @@ class StopAttempt(Command):
     cause: Cause
     reason: str
     grace_s: float
+    after_step: int | None = None  # all ranks of a gang go on to this step, so that they end at one; None: at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,4 +49,4 @@ def verdict(command: Deliver) -> dict[str, Any]:
 def stop(command: StopAttempt) -> dict[str, Any]:
     """For the ranks that the command names."""
     said = {"cause": command.cause.value, "reason": command.reason, "grace_s": command.grace_s}
-    return {"op": "stop", **said}
+    return {"op": "stop", **said, "after_step": command.after_step}

@@ -137,9 +137,20 @@ def release(record: LiveTrial) -> Release:
 
 
 def stop_order(record: LiveTrial, cause: Cause, reason: str, grace_s: float) -> StopAttempt:
-    """The order to end what still runs of the current attempt."""
+    """The order to end what still runs of the current attempt.
+
+    A gang that trains well is given a step to end at, one that no rank should have reached when it hears of it: a rank
+    that left earlier than its peers would leave them in a collective. Should one be past it, the grace decides.
+    """
+    agreed = cause in (Cause.STOPPED, Cause.PREEMPTED, Cause.CANCELLED) and not record.exits and grace_s > 0
     return StopAttempt(
-        trial=record.number, attempt=record.attempt, seats=record.alive, cause=cause, reason=reason, grace_s=grace_s
+        trial=record.number,
+        attempt=record.attempt,
+        seats=record.alive,
+        cause=cause,
+        reason=reason,
+        grace_s=grace_s,
+        after_step=record.last_step + 1 if agreed and len(record.seats) > 1 and record.last_step >= 0 else None,
     )
 
 

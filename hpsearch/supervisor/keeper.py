@@ -139,20 +139,21 @@ class Keeper:
         else:
             self._listening.clear()
 
-    def stop(self, reason: str, grace_s: float | None, cause: Cause) -> None:
+    def stop(self, reason: str, grace_s: float | None, cause: Cause, after_step: int | None = None) -> None:
         """Ask the rank to end, with SIGTERM at half the grace and SIGKILL at its end. The first reason stays.
 
         Args:
             reason: in words, for the Ending.
             grace_s: None for that of the limits; a second call may be less patient than the first.
             cause: of the Ending, unless the rank has said its final word already.
+            after_step: until then the rank goes on, if the grace is long enough.
         """
         grace_s = self._limits.grace_s if grace_s is None else grace_s
         if self._facts.stop is None:
             self._facts.stop = Stop(cause, reason, grace_s)
             if self._to_rank is None:
                 return
-            self.deliver({"op": "stop", "reason": reason})
+            self.deliver({"op": "stop", "reason": reason, "after_step": after_step})
         if grace_s > 0:
             self._later(grace_s / 2, lambda: self._signal(signal.SIGTERM))
         self._kill_in(grace_s)

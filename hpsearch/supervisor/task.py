@@ -61,7 +61,7 @@ class RankSupervisor:
             return
         match body["op"]:
             case "stop":
-                self._stop(body["reason"], body["grace_s"], Cause(body["cause"]))
+                self._stop(body["reason"], body["grace_s"], Cause(body["cause"]), body["after_step"])
             case "rendezvous":
                 self._meet_at(body["port"])
             case _:
@@ -78,9 +78,9 @@ class RankSupervisor:
         """Nobody would hear of the result: end the rank and free the slot."""
         self._stop("the coordinator is gone", 0.0, Cause.LOST)
 
-    def _stop(self, reason: str, grace_s: float, cause: Cause) -> None:
+    def _stop(self, reason: str, grace_s: float, cause: Cause, after_step: int | None = None) -> None:
         self._stopped = True
-        self._keeper.stop(reason, grace_s, cause)
+        self._keeper.stop(reason, grace_s, cause, after_step)
         self._meet_at(0)  # it need not wait for the others any more
 
     def _meet_at(self, port: int) -> None:

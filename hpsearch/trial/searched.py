@@ -89,6 +89,7 @@ class Trial(BaseTrial):
         self._collective_s = float(assignment.get("collective_s", COLLECTIVE_S))
         self._pruned = False
         self._stop_reason: str | None = None
+        self._stop_after: int | None = None
         self._answers: dict[str, dict[str, Any]] = {}  # to suggestions, by name
         self._lock = threading.RLock()
 
@@ -244,9 +245,14 @@ class Trial(BaseTrial):
 
     def _hear(self, until: Callable[[], bool] | None = None) -> None:
         if self._line is not None:
-            self._line.receive(self._take, until and (lambda: self._stop_reason is not None or until()))
-        if self._stop_reason is not None:
+            self._line.receive(self._take, until and (lambda: self._stops_here() or until()))
+        if self._stops_here():
             raise TrialStopped(self._stop_reason)
+
+    def _stops_here(self) -> bool:
+        """Whether a stop was heard that holds at this rank's step: in a gang, one that no rank has reached yet."""
+        last = -1 if self._last_step is None else self._last_step
+        return self._stop_reason is not None and (self._stop_after is None or last > self._stop_after)
 
     def _take(self, message: dict[str, Any]) -> None:
         match message["op"]:
@@ -255,7 +261,7 @@ class Trial(BaseTrial):
             case "suggested" | "refused":
                 self._answers[message["name"]] = message
             case "stop":
-                self._stop_reason = message["reason"]
+                self._stop_reason, self._stop_after = message["reason"], message.get("after_step")
 
     # ------------------------------------------------------------------------------------- checkpoints
 

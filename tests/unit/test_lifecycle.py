@@ -641,3 +641,20 @@ def test_who_proposes_far_ahead_has_one_request_in_the_queue_like_everybody() ->
     ending = Ending(cause=Cause.RETURNED, reason="", values=(1.0,))
     assert do(RankExited(trial=0, attempt=1, rank=0, ending=ending)) == []
     assert do(Seated(trial=1, attempt=1, seats=(seat,))) == [2]
+
+
+def test_a_gang_is_stopped_at_a_step_that_no_rank_has_reached() -> None:
+    study = gang()
+    early = only(study.do(DrainRequested(reason="interrupted", exit_code=130)), StopAttempt)
+    assert early.after_step is None  # nobody has reported: nothing is agreed on yet
+    study = gang()
+    study.report(0, 4)
+    drained = only(study.do(DrainRequested(reason="interrupted", exit_code=130)), StopAttempt)
+    assert drained.after_step == 5
+    killed = only(study.do(KillRequested(reason="twice", exit_code=130)), StopAttempt)
+    assert killed.after_step is None
+    alone = Study(trials=1)
+    alone.start()
+    alone.ready(0)
+    alone.report(0, 4)
+    assert only(alone.do(DrainRequested(reason="interrupted", exit_code=130)), StopAttempt).after_step is None

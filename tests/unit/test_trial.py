@@ -227,6 +227,18 @@ def test_a_stop_ends_the_waiting(make, supervisor):
         trial.should_prune()
 
 
+def test_a_gang_goes_on_to_the_step_that_was_agreed_on(make, supervisor):
+    trial = make(next_decision_step=2, world_size=2)
+    trial.report(0.5, step=1)
+    supervisor.say(op="stop", reason="the study drains", after_step=2)
+    assert trial.should_prune() is False
+    trial.report(0.5, step=2)
+    supervisor.say(op="verdict", step=2, verdict="continue", next_step=9)
+    assert trial.should_prune() is False  # the verdict is waited for as ever
+    with pytest.raises(TrialStopped, match="the study drains"):
+        trial.report(0.5, step=3)
+
+
 def test_a_supervisor_that_is_gone_stops_the_trial(make, supervisor):
     trial = make(next_decision_step=0)
     trial.report(0.5, step=0)
