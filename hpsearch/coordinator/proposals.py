@@ -196,13 +196,11 @@ class Proposals:
         self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def withdraw(self, number: int) -> None:
-        """Take back a proposal that never ran. One that somebody enqueued, or that others follow, waits instead."""
-        trial_id = self._open[number]._trial_id
-        enqueued = "fixed_params" in self._storage.get_trial(trial_id).system_attrs
-        if enqueued or not (isinstance(self._storage, Mirror) and self._storage.withdraw_trial(trial_id)):
-            self.requeue(number)
-        else:
+        """Take back a proposal that never ran. One that somebody put in, or that others follow, waits instead."""
+        if isinstance(self._storage, Mirror) and self._storage.withdraw_trial(self._open[number]._trial_id):
             del self._open[number]
+        else:
+            self.requeue(number)
 
 
 _ENDS = {TrialState.COMPLETE: Cause.RETURNED, TrialState.PRUNED: Cause.PRUNED, TrialState.FAIL: Cause.ERROR}

@@ -79,8 +79,10 @@ class Held:
 
     @property
     def _mine(self) -> sa.ColumnElement[bool]:
-        c = schema.COORDINATORS.c
-        return sa.and_(c.study_id == self._study, c.hold == self.hold)
+        c, study = schema.COORDINATORS.c, schema.STUDIES.c
+        # In SQLite Optuna's tools delete a study and leave our row; its id then goes to the next study.
+        exists = sa.exists().where(study.study_id == self._study, study.study_name == self._name)
+        return sa.and_(c.study_id == self._study, c.hold == self.hold, exists)
 
     def fence(self, connection: sa.Connection, serial: int) -> bool:
         """Begin the transaction of this number, and say that the coordinator lives; False if it was committed before.
@@ -96,7 +98,7 @@ class Held:
         if connection.scalar(sa.select(c.serial).where(self._mine)) is not None:
             return False
         holder = read_holder(connection, self._study)
-        if holder is None:
+        if holder is None or holder.hold == self.hold:
             raise StorageFailed(f"study {self._name!r} was deleted while it ran")
         raise StudyHeld(self._name, holder.words)
 

@@ -84,6 +84,7 @@ class Mirror(InMemoryStorage):
         self._sink: Sink = sink
         self._distributions: dict[int, dict[str, BaseDistribution]] = {}  # study -> parameter -> its first
         self._indexes: dict[int, StudyIndex] = {}
+        self._proposed: set[int] = set()  # trials that were made here, and by nobody's template
 
     def __getstate__(self) -> dict[Any, Any]:
         return {**super().__getstate__(), "_sink": _Detached()}
@@ -169,18 +170,24 @@ class Mirror(InMemoryStorage):
             self._check_study_id(study_id)
             trial = self._create_running_trial() if template_trial is None else copy.deepcopy(template_trial)
             trial_id = self._append(study_id, trial)
+            if template_trial is None:
+                self._proposed.add(trial_id)
             new = NewTrial(trial_id, study_id, trial.number, trial.state, trial.datetime_start, trial.datetime_complete)
             self._sink.put([new, *(Upsert(table, trial_id, row) for table, row in rows)])
             return trial_id
 
     def withdraw_trial(self, trial_id: int) -> bool:
-        """Delete a trial as if it had never been made; False if it is not the last one of its study."""
+        """Delete a trial as if it had never been made.
+
+        False if it is not the last one of its study, or if somebody put it in: then it is not ours to delete.
+        """
         with self._lock:
             study_id, number = self._trial_id_to_study_id_and_number[trial_id]
             trials = self._studies[study_id].trials
-            if number != len(trials) - 1:
+            if number != len(trials) - 1 or trial_id not in self._proposed:
                 return False
             self._indexes[study_id].remove(trials.pop())
+            self._proposed.discard(trial_id)
             del self._trial_id_to_study_id_and_number[trial_id]
             self._sink.put([TrialWithdrawn(trial_id)])
             return True

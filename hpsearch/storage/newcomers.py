@@ -57,3 +57,16 @@ class Newcomers:
         """These are committed: trials of ours, or adopted ones."""
         self._last_row = max([self._last_row, *rows])
         self._adopted = {row: trial for row, trial in self._adopted.items() if row > self._last_row}
+
+
+def close_gaps(connection: sa.Connection, study: int) -> None:
+    """Number a study's trials 0, 1, 2, ... in their order, within the caller's transaction.
+
+    A coordinator may die when a newcomer has got its number, and the trials before that are not written yet. What was
+    numbered past them never ran: their rows would have been written first.
+    """
+    c = schema.TRIALS.c
+    query = sa.select(c.trial_id, c.number).where(c.study_id == study).order_by(c.number, c.trial_id)
+    for number, row in enumerate(connection.execute(query).all()):
+        if row.number != number:
+            connection.execute(sa.update(schema.TRIALS).where(c.trial_id == row.trial_id).values(number=number))

@@ -141,9 +141,9 @@ class Group:
             self._withdrawn.append(trial)
 
     @property
-    def makes_trials(self) -> bool:
-        """Whether there are new trials among them."""
-        return bool(self._new)
+    def numbers_trials(self) -> bool:
+        """Whether trials get a number by them, or give one back."""
+        return bool(self._new or self._withdrawn)
 
     def find(self, connection: sa.Connection, ids: RowIds) -> dict[int, int]:
         """The rows of the new trials, mirror id -> row id, when all of it was written and committed before."""

@@ -24,7 +24,7 @@ from hpsearch.storage.attempts import AttemptRow, StudyRecord, attempt_row, clea
 from hpsearch.storage.connect import Location, locate, reaching, reading_engine, writing_engine
 from hpsearch.storage.holder import Held, read_holder, read_holders, refuse_held, take
 from hpsearch.storage.mirror import Mirror
-from hpsearch.storage.newcomers import Newcomers
+from hpsearch.storage.newcomers import Newcomers, close_gaps
 from hpsearch.storage.reading import METRIC_NAMES, load_study
 from hpsearch.storage.rows import UPSERT_RECORD, Upsert, metric_row
 from hpsearch.storage.studies import delete_study, find_study, insert_study
@@ -188,6 +188,7 @@ def open_study(
                 if location.path is not None:
                     _refuse_other_hosts(location, connection)
                 _put_record(connection, row, name, record)
+                close_gaps(connection, row)
                 loaded, attempts = load_study(connection, row), load_attempts(connection, row)
     except BaseException:
         if held is not None:

@@ -315,7 +315,7 @@ class Writer:
         """All statements of one try; ``outcome`` becomes what it leaves, should it be the one that is committed."""
         outcome.after = [then for duty in duties if (then := duty.work(connection)) is not None]
         outcome.rows = {}
-        if self._arrivals is not None and (duties or group.makes_trials):
+        if self._arrivals is not None and (duties or group.numbers_trials):
             outcome.rows = self._arrivals.adopt(connection)
         outcome.rows |= group.write(connection, self._ids, repeated=repeated)
         if connection.dialect.name == "postgresql":

@@ -142,3 +142,37 @@ def test_who_is_frozen_in_a_transaction_is_named(desk: Desk, monkeypatch: pytest
             desk.open()
     engine.dispose()
     desk.open().close()
+
+
+def test_the_number_of_a_withdrawn_trial_leaves_no_gap_before_a_newcomer(desk: Desk, stock: Stock) -> None:
+    store = desk.open()
+    first, second = store.study.ask(), store.study.ask()
+    desk.wait_durable(store)
+    with store.together():
+        assert store.study._storage.withdraw_trial(second._trial_id)
+        stock().enqueue_trial({"lr": 0.25})  # which still sees it
+    store.close()
+    assert [(trial.number, trial.state) for trial in stock().trials] == [
+        (first.number, TrialState.RUNNING),
+        (second.number, TrialState.WAITING),
+    ]
+
+
+def test_a_coordinator_that_dies_between_two_numbers_leaves_a_study_that_opens(desk: Desk, stock: Stock) -> None:
+    store = desk.open()
+    store.study.ask()
+    desk.wait_durable(store)
+    with store.together():  # as long as a sampler thinks about the trial
+        store.study.ask()
+        stock().enqueue_trial({"lr": 0.25})
+        desk.wait(lambda: [trial.number for trial in stock().trials] == [0, 2])
+        store.abandon()
+    assert [trial.state for trial in desk.open().study.trials] == [TrialState.RUNNING, TrialState.WAITING]
+
+
+def test_what_another_program_put_in_is_not_withdrawn(desk: Desk, stock: Stock) -> None:
+    store = desk.open()
+    desk.wait_durable(store)
+    stock().add_trial(create_trial(state=TrialState.WAITING, params={"lr": 0.25}, distributions=SPACE))
+    desk.wait(lambda: desk.adopted)
+    assert not store.study._storage.withdraw_trial(store.study.ask()._trial_id)

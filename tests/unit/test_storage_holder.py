@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import psutil
 import pytest
 from storage_desk import Desk
@@ -158,6 +159,18 @@ def test_a_replaced_coordinator_writes_nothing_more(desk: Desk, deleted: bool) -
         store.close()
     with open_views(desk.url) as views:
         assert len(views.trials("digits")) == 1
+
+
+def test_a_study_that_optunas_tools_delete_is_written_no_more_and_the_next_of_its_id_stays_clean(desk: Desk) -> None:
+    store = desk.open()
+    store.study.ask()
+    desk.wait_durable(store)
+    optuna.delete_study(study_name="digits", storage=desk.url)
+    optuna.create_study(study_name="letters", storage=desk.url)
+    store.study.ask()
+    desk.wait(lambda: desk.errors)
+    assert str(desk.errors[0]) == "study 'digits' was deleted while it ran"
+    assert optuna.load_study(study_name="letters", storage=desk.url).trials == []
 
 
 def test_a_coordinator_that_is_alive_can_be_taken_over(desk: Desk) -> None:
