@@ -405,5 +405,5 @@ def test_a_script_keeps_checkpoints(launcher, tmp_path):
         print(step, state["width"])
     """
     first, second = (run_rank(launcher, tmp_path, script(tmp_path, text, attempt=n)) for n in (1, 2))
-    assert first.ops() == ["ready", "report", "saved"], first.log
+    assert first.ops() == ["ready", "resumed", "report", "saved"], first.log
     assert (first.log, second.log[:4]) == ("0 0\n", "1 64"), second.log
