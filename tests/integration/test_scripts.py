@@ -368,7 +368,7 @@ def test_a_trial_that_nobody_listens_with_holds_up_nothing(launcher, tmp_path):
         import hpsearch
         trial = hpsearch.current()
         for epoch in range(6000):
-            print(f"epoch={epoch} val_loss=1")
+            print(f"epoch={epoch} val_loss=1 " + 500 * "x")  # more than the pipe holds
         trial.report(2.0, 6000)
         assert not trial.should_prune()
     """
@@ -392,3 +392,18 @@ def test_a_program_does_not_outlive_its_relay(launcher, tmp_path):
     assert end(run)[0] is Cause.SIGNAL
     assert seen
     assert not psutil.pid_exists(seen[0])
+
+
+def test_a_script_keeps_checkpoints(launcher, tmp_path):
+    text = """
+        import hpsearch
+        trial = hpsearch.current()
+        state = {"width": 0}
+        step = trial.load(state)
+        trial.report(step, step)
+        trial.save({"width": 64}, step)
+        print(step, state["width"])
+    """
+    first, second = (run_rank(launcher, tmp_path, script(tmp_path, text, attempt=n)) for n in (1, 2))
+    assert first.ops() == ["ready", "resumed", "report", "saved"], first.log
+    assert (first.log, second.log[:4]) == ("0 0\n", "1 64"), second.log
