@@ -31,6 +31,7 @@ _PATIENCE = {
     "tcp_user_timeout": 20_000,
     "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=30s",
 }
+LOCK_TIMEOUT = "55P03"  # PostgreSQL's code
 _TRANSIENT_SQLITE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -167,6 +168,13 @@ def in_words(error: DBAPIError) -> str:
     """The first line of what the driver said."""
     lines = passwords.scrub(str(error.orig)).strip().splitlines()
     return lines[0] if lines else type(error.orig).__name__
+
+
+def is_lock(error: DBAPIError) -> bool:
+    """Whether it was another program's lock that we waited for long enough."""
+    if isinstance(error.orig, sqlite3.Error):
+        return (getattr(error.orig, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_BUSY
+    return getattr(error.orig, "sqlstate", None) == LOCK_TIMEOUT
 
 
 def is_transient(error: DBAPIError) -> bool:

@@ -21,16 +21,14 @@ from hpsearch.errors import HpsearchError, StorageUnreachable, StudyHeld, UsageE
 from hpsearch.events import MAX_STEP
 from hpsearch.storage import requests, schema
 from hpsearch.storage.attempts import AttemptRow, StudyRecord, attempt_row, clean, load_attempts, load_record
-from hpsearch.storage.connect import Location, locate, reaching, reading_engine, writing_engine
-from hpsearch.storage.holder import Held, read_holder, read_holders, refuse_held, take
+from hpsearch.storage.connect import Location, is_lock, locate, reaching, reading_engine, writing_engine
+from hpsearch.storage.holder import Held, Holder, read_holder, read_holders, refuse_held, take
 from hpsearch.storage.mirror import Mirror
 from hpsearch.storage.newcomers import Newcomers, close_gaps
 from hpsearch.storage.reading import METRIC_NAMES, load_study
 from hpsearch.storage.rows import UPSERT_RECORD, Upsert, metric_row
 from hpsearch.storage.studies import delete_study, find_study, insert_study
 from hpsearch.storage.writer import Duty, Writer
-
-LOCK_TIMEOUT = "55P03"  # PostgreSQL's code for a lock that did not come in time
 
 
 class _AtomicStudy(optuna.Study):
@@ -181,9 +179,9 @@ def open_study(
     wanted = [StudyDirection[direction.upper()] for direction in directions]
     held: Held | None = None
     try:
-        with reaching(location), schema.alone(location, engine):
+        with reaching(location), _naming_the_holder(location, name), schema.alone(location, engine):
             schema.prepare(location, engine)
-            with _naming_the_holder(engine, name), engine.begin() as connection:
+            with engine.begin() as connection:
                 held, row = _hold(connection, name, wanted, fresh=fresh, take_over=take_over)
                 if location.path is not None:
                     _refuse_other_hosts(location, connection)
@@ -209,17 +207,29 @@ def open_study(
 
 
 @contextmanager
-def _naming_the_holder(engine: sa.Engine, name: str) -> Iterator[None]:
+def _naming_the_holder(location: Location, name: str) -> Iterator[None]:
     """Say who it is that we would wait for: a coordinator that is frozen in the middle of a transaction."""
     try:
         yield
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != LOCK_TIMEOUT:
+        if not is_lock(error):
             raise
+        holder = _holder_of(location, name)
+        raise StudyHeld(
+            name, holder.words if holder and holder.pid else "a program that keeps its database locked"
+        ) from None
+
+
+def _holder_of(location: Location, name: str) -> Holder | None:
+    engine = reading_engine(location)  # readers wait for nobody
+    try:
         with engine.connect() as connection:
+            if not schema.is_prepared(connection):
+                return None
             row = connection.scalar(sa.select(schema.STUDIES.c.study_id).where(schema.STUDIES.c.study_name == name))
-            holder = None if row is None else read_holder(connection, row)
-        raise StudyHeld(name, holder.words if holder else "a program that locks its rows") from None
+            return None if row is None else read_holder(connection, row)
+    finally:
+        engine.dispose()
 
 
 def peek(url: str, name: str) -> StudyRecord | None:

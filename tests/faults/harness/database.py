@@ -1,5 +1,6 @@
 """Reads a study for the checker: trials by stock Optuna, the rest by plain SQL, nothing by hpsearch."""
 
+import sqlite3
 from typing import Any
 
 import optuna
@@ -79,6 +80,24 @@ def holder_age_s(url: str) -> float | None:
     with engine.connect() as connection:
         age = connection.scalar(sa.text(f"SELECT {clock} - heartbeat FROM hpsearch_coordinator"))
         return None if age is None else float(age)
+
+
+def in_transaction(url: str) -> bool:
+    """Whether a coordinator is in the middle of a transaction."""
+    engine = engine_of(url)
+    if engine.dialect.name == "sqlite":
+        database = sqlite3.connect(str(engine.url.database), timeout=0, isolation_level=None)
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return True
+        finally:
+            database.close()
+        return False
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hpsearch' AND xact_start IS NOT NULL"
+    with engine.connect() as connection:
+        return bool(connection.scalar(sa.text(query)))
 
 
 def _rows(connection: sa.Connection, query: str) -> list[dict[str, Any]]:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from harness.database import dump, holder_age_s
+import psutil
+
+from harness.database import dump, holder_age_s, in_transaction
 from harness.oplog import Entry, of
 from harness.places import (
     Place,
@@ -133,7 +135,7 @@ def freeze_the_first(stage: Stage) -> None:
     first = stage.run.start()
     stage.some_reports(0.3)
     with stage.run.holding():
-        first.signal(signal.SIGSTOP)
+        _freeze_between_transactions(stage, first)
     at = time.time()
     while (holder_age_s(stage.place.url) or 0.0) < stage.form.fresh_s:
         time.sleep(0.05)
@@ -151,6 +153,20 @@ def freeze_the_first(stage: Stage) -> None:
         before = dump(stage.place.url)
         _revive(stage, first)
         assert dump(stage.place.url) == before, f"seed {stage.run.seed}: the revived one wrote"
+
+
+def _freeze_between_transactions(stage: Stage, first: Coordinator) -> None:
+    """What is frozen within one holds the database's locks: that is the next case."""
+    deadline = time.time() + PATIENCE_S
+    while True:
+        first.signal(signal.SIGSTOP)
+        while psutil.Process(first.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        if not in_transaction(stage.place.url):
+            return
+        assert time.time() < deadline, stage.run.words()
+        first.signal(signal.SIGCONT)
+        time.sleep(stage.chance.uniform(0.01, 0.1))
 
 
 def freeze_the_first_in_a_commit(stage: Stage) -> None:
@@ -244,7 +260,9 @@ def terminate_the_backends(stage: Stage) -> None:
     for _ in range(stage.form.n_restarts):
         stage.more_reports()
         at = time.time()
-        assert stage.place.server.terminate_backends() > 0
+        while not stage.place.server.terminate_backends():  # it is just about to connect again
+            assert time.time() < at + PATIENCE_S, stage.run.words()
+            time.sleep(0.05)
         stage.happened(at)
 
 
