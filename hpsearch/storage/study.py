@@ -263,10 +263,12 @@ def _hold(
     connection: sa.Connection, name: str, directions: Sequence[StudyDirection], *, fresh: bool, take_over: bool
 ) -> tuple[Held, int]:
     """Find or make the study and become its coordinator, in the caller's transaction."""
-    row = find_study(connection, name)
     last_token = 0
+    seen = connection.scalar(sa.select(schema.STUDIES.c.study_id).where(schema.STUDIES.c.study_name == name))
+    if seen is not None:  # the coordinator's row is locked before the study's, as its writer does: no deadlock
+        last_token = refuse_held(connection, name, seen, over=take_over)
+    row = find_study(connection, name)
     if row is not None and fresh:
-        last_token = refuse_held(connection, name, row, over=take_over)
         delete_study(connection, name)
         row = None
     if row is None:

@@ -1,7 +1,9 @@
 """What stock Optuna puts into the database of a study that runs."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import optuna
@@ -9,6 +11,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from storage_desk import Desk
 
@@ -176,3 +179,23 @@ def test_what_another_program_put_in_is_not_withdrawn(desk: Desk, stock: Stock) 
     stock().add_trial(create_trial(state=TrialState.WAITING, params={"lr": 0.25}, distributions=SPACE))
     desk.wait(lambda: desk.adopted)
     assert not store.study._storage.withdraw_trial(store.study.ask()._trial_id)
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)  # SQLite has one lock for all
+def test_who_opens_a_study_never_holds_what_its_coordinator_waits_for(desk: Desk) -> None:
+    store = desk.open()
+    store.study.ask()
+    desk.wait_durable(store)
+    store.abandon()
+    engine = writing_engine(locate(desk.url))
+    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor(1) as pool:
+        with engine.begin() as coordinator:
+            coordinator.exec_driver_sql("UPDATE hpsearch_coordinator SET serial = serial + 1")
+            opening = pool.submit(desk.open)
+            deadline = time.monotonic() + 8
+            while not coordinator.scalar(waits):
+                assert time.monotonic() < deadline
+            coordinator.exec_driver_sql("SELECT study_id FROM studies FOR UPDATE NOWAIT")
+        assert len(opening.result().study.trials) == 1
+    engine.dispose()
