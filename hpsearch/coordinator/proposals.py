@@ -6,7 +6,7 @@ study runs.
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,6 +21,7 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
+from optuna.samplers import GridSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpsearch.errors import ComponentFailed, HpsearchError
@@ -59,6 +60,7 @@ class Proposals:
         self._single = len(study.directions) == 1
         self._open: dict[int, Trial] = {}  # asked or found, not told
         self.exhausted = False
+        self.on_unusable: Callable[[int, str], None] = lambda number, reason: None  # a trial that failed for its values
         trials = study.get_trials(deepcopy=False)
         self._reports = any(trial.intermediate_values for trial in trials)  # whether this study's trials report at all
         # Samplers with an end (grids) call this from after_trial; Optuna's own raises outside of optimize().
@@ -70,12 +72,16 @@ class Proposals:
     def ask(self) -> Proposal:
         """The next trial: a waiting one if there is one, else a new one from the sampler."""
         with _of("sampler", self._study.sampler):
-            return self._with_params(self._study.ask())
+            while not self._is_usable(trial := self._study.ask()):
+                pass
+            return self._with_params(trial)
 
     def leftovers(self) -> Iterator[Proposal]:
         """Trials that an earlier coordinator left running, oldest first."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            yield self._with_params(Trial(self._study, frozen._trial_id))
+            trial = Trial(self._study, frozen._trial_id)
+            if self._is_usable(trial):
+                yield self._with_params(trial)
 
     def over(self) -> Iterator[tuple[Cause, tuple[float, ...]]]:
         """Trials in a terminal state, as the budgets count them, in the order of their numbers."""
@@ -102,6 +108,25 @@ class Proposals:
     def best(self) -> FrozenTrial | None:
         """The best trial; ``None`` when none succeeded, or with several objectives."""
         return self._storage.get_best_feasible_trial(self._study._study_id) if self._single else None
+
+    def _is_usable(self, trial: Trial) -> bool:
+        """Whether its parameters can take what somebody enqueued it with; a trial that cannot be run has failed."""
+        attrs = self._storage.get_trial(trial._trial_id).system_attrs
+        fixed = attrs.get("fixed_params", {})
+        for parameter in self._space:
+            try:
+                if parameter.name in fixed:
+                    parameter.distribution.to_internal_repr(fixed[parameter.name])
+            except (ValueError, TypeError) as error:
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                self.on_unusable(trial.number, f"enqueued with an impossible {parameter.name}: {error}")
+                return False
+        sampler = self._study.sampler
+        if isinstance(sampler, GridSampler) and "grid_id" not in attrs:
+            # No point of the grid; but Optuna looks for one when any trial ends, and raises where there is none.
+            self._storage.set_trial_system_attr(trial._trial_id, "search_space", dict(sampler._search_space))
+            self._storage.set_trial_system_attr(trial._trial_id, "grid_id", -1)
+        return True
 
     def _with_params(self, trial: Trial) -> Proposal:
         self._open[trial.number] = trial

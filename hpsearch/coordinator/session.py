@@ -27,7 +27,7 @@ from hpsearch.coordinator.loop import Coordinator
 from hpsearch.coordinator.orders import Orders
 from hpsearch.coordinator.proposals import Proposals
 from hpsearch.errors import SpaceChanged, UsageError
-from hpsearch.events import Finish
+from hpsearch.events import Cause, Finish
 from hpsearch.launcher import LauncherProcess, imports_of, warm_up
 from hpsearch.lifecycle import Lifecycle, RetryRules
 from hpsearch.placement import RankRequest, SlotTable
@@ -101,6 +101,12 @@ class Session:
             self.connection = open_local(plan, self.launcher.path.parent)
             self._exit.callback(self.connection.close)
         announcer = Announcer(store, self.listener)
+
+        def failed(trial: int, reason: str) -> None:
+            lifecycle.standing.count(Cause.ERROR)
+            announcer.say("trial.failed", trial=trial, attempt=1, cause=Cause.ERROR.value, reason=reason, log="")
+
+        proposals.on_unusable = failed
         self._say_started(announcer, proposals, lifecycle, request)
         finish = self._coordinate(store, proposals, lifecycle, announcer, request)
         self._say_finished(announcer, proposals, lifecycle, finish, time.monotonic() - began)
