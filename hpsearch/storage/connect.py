@@ -77,6 +77,8 @@ def locate(url: str) -> Location:
         parsed = sa.make_url(url)
     except (ArgumentError, ValueError):
         raise StorageUnreachable("the storage is no database URL: write it like sqlite:///studies.db") from None
+    if parsed.password:  # ``bare`` did not see it, and would show it everywhere
+        raise StorageUnreachable("the storage URL has a space in its password: write it as %20")
     scheme = parsed.get_backend_name()
     if scheme in ("postgresql", "postgres"):
         driver = "postgresql+psycopg" if "+" not in parsed.drivername else parsed.drivername

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpsearch import passwords
-from hpsearch.errors import UsageError
+from hpsearch.errors import StorageUnreachable, UsageError
 from hpsearch.spec import explain, load_study
 from hpsearch.storage.connect import locate
 
@@ -53,6 +53,11 @@ def test_a_url_and_its_password_are_kept_apart_and_put_together_for_the_driver(
     assert location.url.password == password
     assert locate(location.bare).url.password == password
     assert passwords.bare(location.bare) == location.bare
+
+
+def test_a_password_that_cannot_be_told_from_other_text_is_refused_unseen() -> None:
+    with pytest.raises(StorageUnreachable, match=r"has a space in its password: write it as %20$"):
+        locate(passwords.bare("postgresql://me:open sesame@db/x"))
 
 
 def test_pgpassword_serves_where_no_other_password_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
