@@ -342,7 +342,7 @@ class Coordinator:
             self._ask()
 
     def _ask(self) -> None:
-        if self._proposals.exhausted:
+        if self._proposals.exhausted or self._lifecycle.draining:  # nobody waits for a sampler in order to leave
             # Answered by way of the queue: the lifecycle is still in the middle of its own answer.
             self._inbound.put(SearchExhausted())
             return
