@@ -62,11 +62,17 @@ class Newcomers:
 def close_gaps(connection: sa.Connection, study: int) -> None:
     """Number a study's trials 0, 1, 2, ... in their order, within the caller's transaction.
 
-    A coordinator may die when a newcomer has got its number, and the trials before that are not written yet. What was
-    numbered past them never ran: their rows would have been written first.
+    A coordinator may die when a newcomer has got its number, and the trials before that are not written yet: nothing is
+    on record then of what was numbered past them. Where something is, a trial was deleted by hand:
+    all stays as it is.
     """
-    c = schema.TRIALS.c
+    c, ours = schema.TRIALS.c, schema.ATTEMPTS.c
     query = sa.select(c.trial_id, c.number).where(c.study_id == study).order_by(c.number, c.trial_id)
-    for number, row in enumerate(connection.execute(query).all()):
-        if row.number != number:
-            connection.execute(sa.update(schema.TRIALS).where(c.trial_id == row.trial_id).values(number=number))
+    rows = connection.execute(query).all()
+    moved = [(number, row.trial_id) for number, row in enumerate(rows) if row.number != number]
+    if not moved:
+        return
+    kept = sa.select(ours.trial).where(ours.study_id == study, ours.trial >= moved[0][0])
+    if connection.scalar(kept.limit(1)) is None:
+        for number, row_id in moved:
+            connection.execute(sa.update(schema.TRIALS).where(c.trial_id == row_id).values(number=number))
