@@ -31,7 +31,7 @@ _PATIENCE = {
     "tcp_user_timeout": 20_000,
     "options": "-c lock_timeout=10s -c idle_in_transaction_session_timeout=30s",
 }
-LOCK_TIMEOUT = "55P03"  # PostgreSQL's code
+LOCK_TIMEOUT, READ_ONLY = "55P03", "25006"  # PostgreSQL's codes
 _TRANSIENT_SQLITE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -184,6 +184,8 @@ def is_transient(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", None)  # extended: the kind is in its low byte
         return code is not None and code & 0xFF in _TRANSIENT_SQLITE
+    if getattr(error.orig, "sqlstate", None) == READ_ONLY:
+        return True  # the server that answers now is a standby: it, or another one, will be the primary soon
     return error.connection_invalidated or isinstance(error, OperationalError)
 
 

@@ -9,6 +9,8 @@ from hpsearch.storage import schema
 from hpsearch.storage.mirror import Mirror
 from hpsearch.storage.reading import load_trials
 
+AT_ONCE = 500  # in one statement: databases limit its parameters
+
 
 class Newcomers:
     """Finds them, gives each its number, hands it to the mirror.
@@ -41,8 +43,9 @@ class Newcomers:
         c = schema.TRIALS.c
         query = sa.select(c.trial_id, c.number).where(c.study_id == self._row, c.trial_id > self._last_row)
         found = {row.trial_id: row.number for row in connection.execute(query.order_by(c.trial_id))}
-        if unknown := [row for row in found if row not in self._adopted]:
-            for trial in load_trials(connection, self._row, rows=unknown):
+        unknown = [row for row in found if row not in self._adopted]
+        for first in range(0, len(unknown), AT_ONCE):
+            for trial in load_trials(connection, self._row, rows=unknown[first : first + AT_ONCE]):
                 row = trial._trial_id
                 self._adopted[row] = self._mirror.adopt(self._study_id, trial)
                 self._on_adopted(self._adopted[row])

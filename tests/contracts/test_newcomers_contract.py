@@ -88,6 +88,20 @@ def test_a_finished_trial_that_is_added_is_learned_from(desk: Desk, stock: Stock
     store.close()
 
 
+def test_many_at_once_are_taken_over(desk: Desk, stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpsearch.storage.newcomers.AT_ONCE", 2)
+    store = desk.open()
+    desk.wait_durable(store)
+    others = stock()
+    with store.together():
+        for number in range(5):
+            others.enqueue_trial({"lr": number / 10})
+        store.study.ask(SPACE)
+    desk.wait(lambda: len(desk.adopted) == 5)
+    assert [store.study.ask(SPACE).params["lr"] for _ in range(5)] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    store.close()
+
+
 @pytest.mark.parametrize("committed", [True, False])
 def test_a_transaction_that_is_repeated_adopts_once_and_inserts_once(desk: Desk, stock: Stock, committed: bool) -> None:
     store = desk.open()
