@@ -35,13 +35,8 @@ def spirals(n: int, seed: int) -> TensorDataset:
     return TensorDataset(points + 0.02 * torch.randn(n, 2, generator=generator), arm)
 
 
-def main() -> None:
-    args = parse()
-    distributed = "RANK" in os.environ
-    rank = 0
-    if distributed:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        rank = dist.get_rank()
+def train(args: argparse.Namespace, distributed: bool) -> None:
+    rank = dist.get_rank() if distributed else 0
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     n_gpus = torch.cuda.device_count()
     device = torch.device("cuda", local_rank % n_gpus) if n_gpus else torch.device("cpu")
@@ -72,9 +67,15 @@ def main() -> None:
         if rank == 0:
             print(f"epoch={epoch} val_loss={loss:.4f}")
 
+
+def main() -> None:
+    args = parse()
+    distributed = "RANK" in os.environ
+    if distributed:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    train(args, distributed)  # model and optimizer are gone before the process group is (pytorch issue 56297)
     if distributed:
         dist.barrier()
-        del model  # its destructor and that of the process group may wait for each other (pytorch issue 56297)
         dist.destroy_process_group()
 
 

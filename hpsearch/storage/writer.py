@@ -193,14 +193,14 @@ class Writer:
                     self._open = None
                     self._changed.notify_all()
 
-    def close(self, *, drain: bool, patience_s: float = CLOSING_S) -> None:
+    def close(self, *, drain: bool, patience_s: float | None = None) -> None:
         """Write what is queued, or drop it, and end the thread. Closing twice is closing once.
 
         ``failure`` then says whether something could not be written: the database is away for longer than this.
         """
         with self._changed:
             self._closing = True
-            self._close_by = min(self._close_by, time.monotonic() + patience_s)
+            self._close_by = min(self._close_by, time.monotonic() + (CLOSING_S if patience_s is None else patience_s))
             self._held = 0
             if not drain:
                 self._abandoned.set()

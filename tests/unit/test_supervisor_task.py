@@ -38,7 +38,7 @@ class Plugin:
         pass
 
 
-STOP = {"op": "stop", "seq": 1, "reason": "rank 0: no good", "grace_s": 0.0, "cause": "error"}
+STOP = {"op": "stop", "seq": 1, "reason": "rank 0: no good", "grace_s": 0.0, "cause": "error", "after_step": None}
 LIMITS = {"time_s": None, "no_progress_s": None, "memory_bytes": None, "grace_s": 1.0}
 
 
