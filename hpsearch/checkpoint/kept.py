@@ -154,7 +154,7 @@ class Checkpoints:
         """Restore the newest checkpoint that verifies and leaves no step unreported.
 
         Raises:
-            CheckpointError: the checkpoint is sound, but was saved of other objects.
+            CheckpointError: the checkpoint is sound, but was saved of other objects; or none can be read at the moment.
         """
         name, manifest, unsaid = self._picked()
         if not name or manifest is None:
@@ -199,10 +199,19 @@ class Checkpoints:
         return name, newest, reports
 
     def _sound(self) -> list[tuple[str, Manifest]]:
-        """The newest two that verify; damaged ones are removed, so that they do not count among those to keep."""
+        """The newest two that verify; damaged ones are removed, so that they do not count among those to keep.
+
+        One that cannot be read now may be sound: it stays, and where there is no other, nothing begins again from 0.
+        """
         sound: list[tuple[str, Manifest]] = []
+        refused = ""
         for name in self.place.names():
-            manifest = self.place.verified(name)
+            try:
+                manifest = self.place.verified(name)
+            except OSError as error:
+                refused = refused or f"cannot read checkpoint {self.place.label(name)}: {error.strerror or error}"
+                logger.warning("%s", refused)
+                continue
             if manifest is not None:
                 sound.append((name, manifest))
                 if len(sound) == 2 or manifest["step"] <= self.reported_through:
@@ -212,6 +221,8 @@ class Checkpoints:
             if self.rank == 0:
                 with contextlib.suppress(OSError):
                     self.place.remove(name)
+        if refused and not sound:
+            raise CheckpointError(refused)
         return sound
 
 

@@ -45,7 +45,7 @@ class Place(Protocol):
         """Forget what was written there and not committed. Twice is once."""
 
     def verified(self, name: str) -> Manifest | None:
-        """The manifest, if every file is what it says."""
+        """The manifest, if every file is what it says; None is for good. OSError: it cannot be told now."""
 
     def fetched(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """The files on this machine, for as long as the context lasts."""
@@ -217,7 +217,7 @@ class Remote:
         try:
             with self.fetched(name) as path:
                 return _verified(path)
-        except OSError:
+        except FileNotFoundError:
             return None
 
     @contextmanager
@@ -271,7 +271,7 @@ def _verified(path: Path) -> Manifest | None:
         manifest = json.loads((path / MANIFEST).read_text())
         files = manifest["files"]
         sound = bool(files) and manifest["step"] >= 0 and all(files[name] == digest(path / name) for name in files)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return dict(manifest) if sound else None
 

@@ -1,5 +1,6 @@
 """Which checkpoints stay, which one is loaded, and where they lie."""
 
+import errno
 import itertools
 import os
 import uuid
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hpsearch.checkpoint import MAX_REPORTS, Checkpoints, Directory, Place, Remote, enforce, open_place, surplus
+from hpsearch.checkpoint import MAX_REPORTS, Checkpoints, Directory, Place, Remote, enforce, open_place, places, surplus
 from hpsearch.errors import CheckpointError
 
 
@@ -63,6 +64,31 @@ def test_damage_in_a_store_falls_back(tmp_path: Path) -> None:
     state = {"n": -1}
     assert attempt(place, through=9).load(state).next_step == 1
     assert state == {"n": 0}
+
+
+@pytest.mark.parametrize("readable", [0, 1])
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(
+    place: Place, readable: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(2):
+        attempt(place).save({"n": step}, step)
+    names = place.names()
+    digest = places.digest
+    n_read = itertools.count()
+
+    def flaky(file: Path) -> str:
+        if next(n_read) < 2 - readable:
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(file)
+
+    monkeypatch.setattr(places, "digest", flaky)
+    if readable:
+        assert attempt(place, through=1).load({"n": -1}).next_step == 1
+    else:
+        with pytest.raises(CheckpointError, match=f"cannot read checkpoint .*{names[0]}: Input/output error"):
+            attempt(place, through=1).load({"n": -1})
+    assert place.names() == names
+    assert attempt(place, through=1).load({"n": -1}).next_step == 2
 
 
 def test_what_fsspec_does_not_know_is_said(tmp_path: Path) -> None:
