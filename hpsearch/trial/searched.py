@@ -309,6 +309,7 @@ class Trial(BaseTrial):
             single = len(self.study.directions) == 1
             self._checkpoints = Checkpoints(
                 place=open_place(rules.get("at") or str(self.directory / "checkpoints")),
+                attempt=self.attempt,
                 rank=self.rank,
                 world_size=self.world_size,
                 keep=rules.get("keep", KEPT),

@@ -91,6 +91,46 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(
     assert attempt(place, through=1).load({"n": -1}).next_step == 2
 
 
+def test_an_attempt_that_was_given_up_saves_no_more_once_the_next_one_has(place: Place) -> None:
+    given_up = attempt(place, attempt=1)
+    for step in range(3):
+        given_up.save({"n": step}, step)
+    following = attempt(place, through=2, attempt=2)
+    assert following.load({"n": -1}).next_step == 3
+    given_up.save({"n": 30}, 3)  # nobody has told it, and the next one has saved nothing
+    following.save({"n": 3}, 3)
+    names = place.names()
+    with pytest.raises(CheckpointError, match="attempt 2 has taken this trial over: attempt 1 saves no more"):
+        given_up.save({"n": 4}, 4)
+    assert place.names() == names
+    assert attempt(place, through=3, attempt=3).load({"n": -1}).next_step == 4
+
+
+def test_an_attempt_that_was_given_up_leaves_a_save_that_is_under_way_alone(tmp_path: Path) -> None:
+    place = Directory(tmp_path)
+    given_up = attempt(place, attempt=1)
+    given_up.save({"n": 0}, 0)
+
+    put = place.put
+
+    def put_late(beside: Path, name: str, files: Any) -> None:
+        place.put = put  # type: ignore[method-assign]
+        given_up.save({"n": 1}, 1)
+        put(beside, name, files)
+
+    place.put = put_late  # type: ignore[method-assign]
+    attempt(place, attempt=2).save({"n": 5}, 5)
+    assert place.names()[0].endswith("-step-5")
+
+
+def test_numbers_of_attempts_begin_again_in_a_new_study_at_the_same_place(place: Place) -> None:
+    attempt(place, attempt=3).save({"n": 0}, 0)
+    again = attempt(place, attempt=1)
+    again.save({"n": 1}, 1)
+    again.save({"n": 2}, 2)
+    assert attempt(place, through=2, attempt=1).load({"n": -1}).next_step == 3
+
+
 def test_what_fsspec_does_not_know_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"checkpoints\.url: nonsense:// cannot be used"):
         open_place("nonsense://bucket/prefix")
