@@ -280,6 +280,7 @@ class Trial(BaseTrial):
         Raises:
             hpsearch.errors.CheckpointError: the state cannot be kept or written; the earlier checkpoints are intact.
         """
+        step = int(step)  # NumPy's are no JSON
         with self._lock:
             path = self._kept().save(state, step)
         if self.is_main:
