@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -187,7 +188,9 @@ class Remote:
         except (ImportError, ValueError, TypeError) as error:
             raise CheckpointError(f"checkpoints.url: {url.partition('://')[0]}:// cannot be used: {error}") from error
         self._root = str(root).rstrip("/")
-        self._url = url.rstrip("/")
+        self._shown = re.sub(
+            r"(?<=://)([^:/?#]*):[^/?#]*@", r"\1:***@", url.rstrip("/")
+        )  # it goes into logs and events
 
     def _all(self) -> dict[str, dict[str, int]]:
         """Checkpoint -> file -> bytes, with and without a manifest."""
@@ -257,7 +260,7 @@ class Remote:
         return [(name, sum(found[name].values())) for name in _newest_first(found)]
 
     def label(self, name: str) -> str:
-        return f"{self._url}/{name}"
+        return f"{self._shown}/{name}"
 
 
 def number_of(name: str) -> int:

@@ -131,6 +131,11 @@ def test_numbers_of_attempts_begin_again_in_a_new_study_at_the_same_place(place:
     assert attempt(place, through=2, attempt=1).load({"n": -1}).next_step == 3
 
 
+def test_a_password_in_a_url_is_not_shown() -> None:
+    label = open_place("memory://user:p@ss:word@host/place").label("000001-step-0")
+    assert label == "memory://user:***@host/place/000001-step-0"
+
+
 def test_what_fsspec_does_not_know_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"checkpoints\.url: nonsense:// cannot be used"):
         open_place("nonsense://bucket/prefix")
