@@ -16,7 +16,9 @@ def test_a_connection_that_was_away_for_a_moment_counts_as_gone() -> None:
         LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0", protocol="tcp") as cluster,
         Client(cluster) as client,
     ):
-        link = Link(Connection(client=client, n_workers=0), lambda arrived: None, study="s", imports=(), cpus_per_rank=1)
+        link = Link(
+            Connection(client=client, n_workers=0), lambda arrived: None, study="s", imports=(), cpus_per_rank=1
+        )
         link.open()
         assert link.connected
         before = client.scheduler_comm
