@@ -37,7 +37,9 @@ class Checkpoints:
     """Saves and loads for one attempt.
 
     Args:
-        place: of this trial alone; the ranks of one attempt at a time write to it.
+        place: of this trial alone. Ranks of one attempt at a time write to it: an attempt that was given up and still
+            runs, on a host that is cut off, say, may save no more once the next one has.
+        attempt: its number.
         rank, world_size: of this process.
         keep: how many of the newest stay, at least 2.
         goal: "minimize" or "maximize": the best one by the reported metric stays, too; "" for none.
@@ -47,6 +49,7 @@ class Checkpoints:
     """
 
     place: Place
+    attempt: int = 1
     rank: int = 0
     world_size: int = 1
     keep: int = KEPT
@@ -56,6 +59,7 @@ class Checkpoints:
     reports: deque[Report] = field(default_factory=lambda: deque(maxlen=MAX_REPORTS))
     _best: tuple[str, float] | None = None  # name, value
     _saved: int = -1  # last step, by this attempt
+    _found: int | None = None  # by which attempt the newest checkpoint was, when this one first looked
 
     # ------------------------------------------------------------------------------------------- save
 
@@ -112,9 +116,20 @@ class Checkpoints:
         return self.place.label(name)
 
     def _name(self, step: int) -> tuple[str, str]:
-        self.place.sweep()
-        number = max(map(number_of, self.place.names()), default=0) + 1
-        return f"{number:06d}-step-{int(step)}", secrets.token_hex(8)
+        names = self.place.names()
+        if (newest := self._look(names)) > max(self.attempt, self._found or 0):
+            raise CheckpointError(f"attempt {newest} has taken this trial over: attempt {self.attempt} saves no more")
+        self.place.sweep(self.attempt)
+        return (
+            f"{max(map(number_of, names), default=0) + 1:06d}-step-{int(step)}",
+            f"{self.attempt}-{secrets.token_hex(8)}",
+        )
+
+    def _look(self, names: list[str]) -> int:
+        """Which attempt saved last. One beyond ours that was there from the start is of a study before this one."""
+        newest = self.place.attempt_of(names[0]) if names else 0
+        self._found = newest if self._found is None else self._found
+        return newest
 
     def _agreed_name(self, step: int) -> tuple[str, str]:
         from hpsearch.checkpoint.sharded import agree
@@ -129,7 +144,8 @@ class Checkpoints:
         earlier = [old for old in earlier if old not in left]
         self._find_best(earlier)
         best = self._best[0] if self._best else ""
-        manifest = {"step": int(step), "files": dict(files), "reports": list(self.reports), "best": self._best}
+        manifest = {"step": int(step), "attempt": self.attempt, "files": dict(files)}
+        manifest |= {"reports": list(self.reports), "best": self._best}
         self.place.commit(path, name, manifest)
         self._saved = step
         for old in [*left, *earlier[self.keep - 1 :]]:
@@ -154,7 +170,7 @@ class Checkpoints:
         """Restore the newest checkpoint that verifies and leaves no step unreported.
 
         Raises:
-            CheckpointError: the checkpoint is sound, but was saved of other objects.
+            CheckpointError: the checkpoint is sound, but was saved of other objects; or none can be read at the moment.
         """
         name, manifest, unsaid = self._picked()
         if not name or manifest is None:
@@ -183,6 +199,7 @@ class Checkpoints:
         A job that saves a step and then reports it may have died in between; its next attempt would never report that
         step. So a newest checkpoint whose step nobody reported is passed over, if the one before it was reported.
         """
+        self._look(self.place.names())
         sound = self._sound()
         if not sound:
             return "", None, []
@@ -199,10 +216,19 @@ class Checkpoints:
         return name, newest, reports
 
     def _sound(self) -> list[tuple[str, Manifest]]:
-        """The newest two that verify; damaged ones are removed, so that they do not count among those to keep."""
+        """The newest two that verify; damaged ones are removed, so that they do not count among those to keep.
+
+        One that cannot be read now may be sound: it stays, and where there is no other, nothing begins again from 0.
+        """
         sound: list[tuple[str, Manifest]] = []
+        refused = ""
         for name in self.place.names():
-            manifest = self.place.verified(name)
+            try:
+                manifest = self.place.verified(name)
+            except OSError as error:
+                refused = refused or f"cannot read checkpoint {self.place.label(name)}: {error.strerror or error}"
+                logger.warning("%s", refused)
+                continue
             if manifest is not None:
                 sound.append((name, manifest))
                 if len(sound) == 2 or manifest["step"] <= self.reported_through:
@@ -212,6 +238,8 @@ class Checkpoints:
             if self.rank == 0:
                 with contextlib.suppress(OSError):
                     self.place.remove(name)
+        if refused and not sound:
+            raise CheckpointError(refused)
         return sound
 
 

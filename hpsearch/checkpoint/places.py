@@ -8,9 +8,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +34,10 @@ class Place(Protocol):
         """Of the checkpoints, the newest first; what a killed save left is none."""
 
     def begin(self, mark: str) -> Path:
-        """A directory of this machine for the files of a new checkpoint; ranks that give one mark may share it."""
+        """A directory of this machine for the files of a new checkpoint; ranks that give one mark may share it.
+
+        A mark begins with the number of the attempt and a dash.
+        """
 
     def put(self, beside: Path, name: str, files: Iterable[str]) -> None:
         """These files are complete."""
@@ -45,7 +49,7 @@ class Place(Protocol):
         """Forget what was written there and not committed. Twice is once."""
 
     def verified(self, name: str) -> Manifest | None:
-        """The manifest, if every file is what it says."""
+        """The manifest, if every file is what it says; None is for good. OSError: it cannot be told now."""
 
     def fetched(self, name: str) -> contextlib.AbstractContextManager[Path]:
         """The files on this machine, for as long as the context lasts."""
@@ -53,8 +57,11 @@ class Place(Protocol):
     def remove(self, name: str) -> None:
         """Twice is once."""
 
-    def sweep(self) -> None:
-        """Remove what killed saves left."""
+    def sweep(self, attempt: int) -> None:
+        """Remove what killed saves left, but not of a later attempt: this one is then not known to be dead yet."""
+
+    def attempt_of(self, name: str) -> int:
+        """Which attempt saved a checkpoint; 0 if it does not say."""
 
     def note(self, fact: Any) -> None:
         """Keep a fact that came up since the last commit, if that is quick here; a kill does not lose it."""
@@ -133,9 +140,14 @@ class Directory:
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
 
-    def sweep(self) -> None:
+    def attempt_of(self, name: str) -> int:
+        return _attempt_in(lambda: (self._path / name / MANIFEST).read_bytes())
+
+    def sweep(self, attempt: int) -> None:
         for left in self._path.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(left)
+            number, dash, _ = left.name.removeprefix(TEMPORARY).partition("-")
+            if not (dash and number.isdecimal()) or int(number) <= attempt:
+                shutil.rmtree(left, ignore_errors=True)
         for name in self.names():
             if not (self._path / name / MANIFEST).exists():
                 shutil.rmtree(self._path / name, ignore_errors=True)
@@ -176,7 +188,9 @@ class Remote:
         except (ImportError, ValueError, TypeError) as error:
             raise CheckpointError(f"checkpoints.url: {url.partition('://')[0]}:// cannot be used: {error}") from error
         self._root = str(root).rstrip("/")
-        self._url = url.rstrip("/")
+        self._shown = re.sub(
+            r"(?<=://)([^:/?#]*):[^/?#]*@", r"\1:***@", url.rstrip("/")
+        )  # it goes into logs and events
 
     def _all(self) -> dict[str, dict[str, int]]:
         """Checkpoint -> file -> bytes, with and without a manifest."""
@@ -217,7 +231,7 @@ class Remote:
         try:
             with self.fetched(name) as path:
                 return _verified(path)
-        except OSError:
+        except FileNotFoundError:
             return None
 
     @contextmanager
@@ -233,7 +247,10 @@ class Remote:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(f"{self._root}/{name}", recursive=True)
 
-    def sweep(self) -> None:
+    def attempt_of(self, name: str) -> int:
+        return _attempt_in(lambda: self._fs.cat_file(f"{self._root}/{name}/{MANIFEST}"))
+
+    def sweep(self, attempt: int) -> None:
         for name, files in self._all().items():
             if MANIFEST not in files:
                 self.remove(name)
@@ -243,7 +260,7 @@ class Remote:
         return [(name, sum(found[name].values())) for name in _newest_first(found)]
 
     def label(self, name: str) -> str:
-        return f"{self._url}/{name}"
+        return f"{self._shown}/{name}"
 
 
 def number_of(name: str) -> int:
@@ -263,7 +280,8 @@ def digest(file: Path) -> str:
 
 
 def _newest_first(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=number_of, reverse=True)
+    # Two attempts may have taken one number; then a commit has removed what was at its step or after.
+    return sorted(names, key=lambda name: (number_of(name), step_of(name)), reverse=True)
 
 
 def _verified(path: Path) -> Manifest | None:
@@ -271,9 +289,16 @@ def _verified(path: Path) -> Manifest | None:
         manifest = json.loads((path / MANIFEST).read_text())
         files = manifest["files"]
         sound = bool(files) and manifest["step"] >= 0 and all(files[name] == digest(path / name) for name in files)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return dict(manifest) if sound else None
+
+
+def _attempt_in(read: Callable[[], bytes]) -> int:
+    try:
+        return int(json.loads(read())["attempt"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _sync(path: Path) -> None:

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable
 
 from hpsearch.checkpoint import enforce, open_place
-from hpsearch.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +58,8 @@ class Housekeeper:
                 over, best = self._over, self._best
             try:
                 self._tidy(trials, over, best)
-            except (OSError, CheckpointError) as error:
-                self._tell(f"the checkpoints cannot be held to their quota: {error}")
+            except Exception as error:  # those of object stores are not all OSErrors: no credentials, say
+                self._tell(f"the checkpoints cannot be held to their quota: {str(error) or type(error).__name__}")
 
     def _tidy(self, trials: set[int], over: frozenset[int], best: int | None) -> None:
         for trial in trials:

@@ -71,6 +71,7 @@ class Link:
         self._plugin = SupervisorPlugin(self._client.id, self._run, imports, cpus_per_rank, launcher_path)
         self._open = False
         self._futures: dict[RankKey, Future[Any]] = {}
+        self._stream = self._client.scheduler_comm
 
     @property
     def n_workers(self) -> int:
@@ -79,8 +80,11 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether the scheduler is there; it loses all tasks and streams when it goes, even for a moment."""
-        return bool(self._client.status == "running")
+        """Whether the scheduler is there; it loses all tasks and streams when it goes, even for a moment.
+
+        Dask connects again by itself. By then the scheduler has ended all that this client ran, its plugins too.
+        """
+        return bool(self._client.status == "running" and self._client.scheduler_comm is self._stream)
 
     def open(self) -> None:
         """Put relay and supervisors in place; every worker then introduces itself with a "joined" message.

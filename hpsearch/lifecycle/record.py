@@ -20,6 +20,7 @@ RETRY_WORD = {
     Cause.STALLED: "timeout",
     Cause.OOM: "oom",
 }
+MAX_SEARCHED = 1000  # characters of a line: on more, patterns that go back and forth would hold up the whole study
 FAULTS = frozenset({*RETRY_WORD, Cause.LOST})
 
 
@@ -50,7 +51,7 @@ class RetryRules:
         faults = [one for one in record.exits.values() if one.cause in FAULTS]
         said = [line for one in faults for line in f"{one.reason}\n{one.traceback}\n{one.log_tail}".splitlines()]
         for pattern, action in self.policies:
-            if any(pattern.search(line) for line in said):
+            if any(pattern.search(line[:MAX_SEARCHED]) for line in said):
                 if action == "exclude_host":
                     reason = f"{ending.reason} (the log says {pattern.pattern!r})"
                     ending = replace(ending, cause=Cause.LOST, reason=reason)

@@ -15,6 +15,7 @@ from hpsearch.report import SOCKET, connect
 PRUNE = 10  # exit status of --should-prune: end now
 GO_ON = 0
 MAX_STEP = 2**31 - 1
+MAX_NAME = 512
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -47,6 +48,8 @@ def _named(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     if not name:
         raise argparse.ArgumentTypeError(f"{text!r} has no name")
+    if len(name) > MAX_NAME or any("\ud800" <= sign <= "\udfff" for sign in name):
+        raise argparse.ArgumentTypeError(f"a name is UTF-8 of at most {MAX_NAME} characters")
     return name, float(value)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_LINE = 1 << 14  # bytes; what is longer is no line about a metric
+_COLOUR = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")  # and other orders to a terminal
 _END = re.compile(rb"[\r\n]")  # progress bars end theirs with a carriage return
 
 
@@ -43,7 +44,7 @@ class Scanner:
         yield from self.feed(b"\n")
 
     def _reports(self, line: bytes) -> Iterator[dict[str, Any]]:
-        for found in self._compiled.finditer(line.decode(errors="replace")):
+        for found in self._compiled.finditer(_COLOUR.sub(b"", line).decode(errors="replace")):
             numbers = {name: _number(text) for name, text in found.groupdict().items() if text is not None}
             value, step = numbers.pop("value", None), numbers.pop("step", float(self._n_found))
             if value is None or step is None or not math.isfinite(step):

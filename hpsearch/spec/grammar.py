@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from hpsearch.passwords import masked
 from hpsearch.spec.arguments import ComponentReader
 from hpsearch.spec.command import CommandReader
 from hpsearch.spec.components import PRUNERS, SAMPLERS
@@ -209,6 +210,8 @@ def wrong_pattern(pattern: str) -> str | None:
     except re.error as error:
         place = "" if error.pos is None else f" at character {error.pos + 1}"
         return f"is no regular expression: {error.msg}{place} (got {shown(pattern)})"
+    except (RecursionError, OverflowError) as error:
+        return f"is no regular expression: {error} (got {shown(pattern)})"
     return None
 
 
@@ -216,7 +219,7 @@ def wrong_place(url: str) -> str | None:
     """What is wrong with a URL of checkpoints, or None; whether fsspec knows it is seen where it is used."""
     scheme, separator, rest = url.partition("://")
     if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) or not rest.strip("/"):
-        return f"must be a URL such as s3://bucket/prefix or file:///shared/checkpoints (got {shown(url)})"
+        return f"must be a URL such as s3://bucket/prefix or file:///shared/checkpoints (got {shown(masked(url))})"
     return None
 
 

@@ -280,6 +280,7 @@ class Trial(BaseTrial):
         Raises:
             hpsearch.errors.CheckpointError: the state cannot be kept or written; the earlier checkpoints are intact.
         """
+        step = int(step)  # NumPy's are no JSON
         with self._lock:
             path = self._kept().save(state, step)
         if self.is_main:
@@ -309,6 +310,7 @@ class Trial(BaseTrial):
             single = len(self.study.directions) == 1
             self._checkpoints = Checkpoints(
                 place=open_place(rules.get("at") or str(self.directory / "checkpoints")),
+                attempt=self.attempt,
                 rank=self.rank,
                 world_size=self.world_size,
                 keep=rules.get("keep", KEPT),

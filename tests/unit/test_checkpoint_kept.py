@@ -1,5 +1,6 @@
 """Which checkpoints stay, which one is loaded, and where they lie."""
 
+import errno
 import itertools
 import os
 import uuid
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hpsearch.checkpoint import MAX_REPORTS, Checkpoints, Directory, Place, Remote, enforce, open_place, surplus
+from hpsearch.checkpoint import MAX_REPORTS, Checkpoints, Directory, Place, Remote, enforce, open_place, places, surplus
 from hpsearch.errors import CheckpointError
 
 
@@ -63,6 +64,76 @@ def test_damage_in_a_store_falls_back(tmp_path: Path) -> None:
     state = {"n": -1}
     assert attempt(place, through=9).load(state).next_step == 1
     assert state == {"n": 0}
+
+
+@pytest.mark.parametrize("readable", [0, 1])
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(
+    place: Place, readable: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(2):
+        attempt(place).save({"n": step}, step)
+    names = place.names()
+    digest = places.digest
+    n_read = itertools.count()
+
+    def flaky(file: Path) -> str:
+        if next(n_read) < 2 - readable:
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(file)
+
+    monkeypatch.setattr(places, "digest", flaky)
+    if readable:
+        assert attempt(place, through=1).load({"n": -1}).next_step == 1
+    else:
+        with pytest.raises(CheckpointError, match=f"cannot read checkpoint .*{names[0]}: Input/output error"):
+            attempt(place, through=1).load({"n": -1})
+    assert place.names() == names
+    assert attempt(place, through=1).load({"n": -1}).next_step == 2
+
+
+def test_an_attempt_that_was_given_up_saves_no_more_once_the_next_one_has(place: Place) -> None:
+    given_up = attempt(place, attempt=1)
+    for step in range(3):
+        given_up.save({"n": step}, step)
+    following = attempt(place, through=2, attempt=2)
+    assert following.load({"n": -1}).next_step == 3
+    given_up.save({"n": 30}, 3)  # nobody has told it, and the next one has saved nothing
+    following.save({"n": 3}, 3)
+    names = place.names()
+    with pytest.raises(CheckpointError, match="attempt 2 has taken this trial over: attempt 1 saves no more"):
+        given_up.save({"n": 4}, 4)
+    assert place.names() == names
+    assert attempt(place, through=3, attempt=3).load({"n": -1}).next_step == 4
+
+
+def test_an_attempt_that_was_given_up_leaves_a_save_that_is_under_way_alone(tmp_path: Path) -> None:
+    place = Directory(tmp_path)
+    given_up = attempt(place, attempt=1)
+    given_up.save({"n": 0}, 0)
+
+    put = place.put
+
+    def put_late(beside: Path, name: str, files: Any) -> None:
+        place.put = put  # type: ignore[method-assign]
+        given_up.save({"n": 1}, 1)
+        put(beside, name, files)
+
+    place.put = put_late  # type: ignore[method-assign]
+    attempt(place, attempt=2).save({"n": 5}, 5)
+    assert place.names()[0].endswith("-step-5")
+
+
+def test_numbers_of_attempts_begin_again_in_a_new_study_at_the_same_place(place: Place) -> None:
+    attempt(place, attempt=3).save({"n": 0}, 0)
+    again = attempt(place, attempt=1)
+    again.save({"n": 1}, 1)
+    again.save({"n": 2}, 2)
+    assert attempt(place, through=2, attempt=1).load({"n": -1}).next_step == 3
+
+
+def test_a_password_in_a_url_is_not_shown() -> None:
+    label = open_place("memory://user:p@ss:word@host/place").label("000001-step-0")
+    assert label == "memory://user:***@host/place/000001-step-0"
 
 
 def test_what_fsspec_does_not_know_is_said(tmp_path: Path) -> None:

@@ -483,6 +483,15 @@ def test_what_the_log_says_can_forbid_a_retry() -> None:
     assert only(ended, Tell).ending.cause is Cause.ERROR
 
 
+@pytest.mark.timeout(20)
+def test_a_long_line_does_not_hold_up_the_study() -> None:
+    policies = ((re.compile(r"\s+\s+X"), "dont_retry"), (re.compile("ValueError: bad"), "exclude_host"))
+    study = Study(trials=1, retry=RetryRules(max=5, on=frozenset({"error"}), policies=policies))
+    study.start()
+    study.ready(0)
+    assert only(failed(study, 0, "ValueError: bad" + " " * 60_000 + "!"), EndAttempt).ending.cause is Cause.LOST
+
+
 def test_what_the_log_says_can_be_the_hosts_fault() -> None:
     study = Study(trials=1, retry=RetryRules(max=0, policies=POLICIES))
     hosts(study, "a")

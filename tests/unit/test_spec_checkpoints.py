@@ -51,6 +51,13 @@ BAD = {
     "retry: {policies: [{pattern: 'a(b', action: dont_retry}]}": (
         "retry.policies[0].pattern: is no regular expression: missing ), unterminated subpattern at character 2"
     ),
+    "retry: {policies: [{pattern: 'a{99999999999999}', action: dont_retry}]}": (
+        "retry.policies[0].pattern: is no regular expression: the repetition number is too large"
+    ),
+    "checkpoints: {url: 'FTP://user:secret@host/x'}": (
+        "checkpoints.url: must be a URL such as s3://bucket/prefix or file:///shared/checkpoints "
+        "(got 'FTP://user:***@host/x')"
+    ),
     "retry: {policies: [{pattern: x, action: boom}]}": "retry.policies[0].action: must be dont_retry or exclude_host",
     "retry: {policies: [{pattern: x}]}": "retry.policies[0]: action is needed",
     "retry: {policies: {pattern: x}}": "retry.policies: must be a list such as",

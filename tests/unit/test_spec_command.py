@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from spec_files import problems
 
 from hpsearch.errors import StudyFileError
+from hpsearch.report.__main__ import main as report
 from hpsearch.report.output import MAX_LINE, Scanner
 from hpsearch.spec import StudySpec, load_study
 from hpsearch.spec.command import Command, Part, text_of
@@ -185,6 +186,19 @@ def test_steps_are_counted_where_the_pattern_has_none():
     assert scanned(r"loss=(?P<value>\S+)", b"loss=3\nloss=oops\nloss=2.5,\rloss=-1e-3") == [
         (0, 3.0, {}), (1, 2.5, {}), (2, -0.001, {}),
     ]  # fmt: skip
+
+
+def test_colours_are_not_part_of_a_value():
+    printed = b"\x1b[1mloss\x1b[0m=\x1b[32m0.5\x1b[0m\r\x1b[Kloss=0.25\x1b[K\n"
+    assert scanned(r"loss=(?P<value>\S+)", printed) == [(0, 0.5, {}), (1, 0.25, {})]
+
+
+@pytest.mark.parametrize("name", ["x" * 513, "\udc80"])
+def test_a_metric_of_a_name_that_cannot_be_kept_is_a_usage_error(name, capsys):
+    with pytest.raises(SystemExit) as left:
+        report(["0.5", f"{name}=1"])
+    assert left.value.code == 2
+    assert "a name is UTF-8 of at most 512 characters" in capsys.readouterr().err
 
 
 def test_more_groups_are_more_metrics():

@@ -287,6 +287,12 @@ def test_only_the_main_rank_saves_and_all_load(make, supervisor, tmp_path):
     assert state == {"x": 1}
 
 
+def test_a_step_may_be_numpys(make, supervisor):
+    numpy = pytest.importorskip("numpy")
+    make().save({"x": 1}, step=numpy.int64(3))
+    assert supervisor.hear()["step"] == 3
+
+
 def test_a_save_is_told_even_when_the_trial_is_to_stop(make, supervisor):
     trial = make()
     supervisor.say(op="stop", reason="enough")
