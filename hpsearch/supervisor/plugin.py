@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from distributed import Worker
+from distributed import Status, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from hpsearch.launcher import LauncherProcess, rank_environment
@@ -74,6 +74,10 @@ class SupervisorPlugin(WorkerPlugin):
         if not ways and (notice := worker.__dict__.pop("_hpsearch_notice", None)) is not None:
             notice.close()
         self._over = True
+        if (
+            worker.status is not Status.running
+        ):  # it is the worker that ends: nobody else sits here
+            self.send(None, closing=True)
         self._end_all()
         await asyncio.to_thread(self._close_own)
 

@@ -2,10 +2,14 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from distributed import Status
 from ranks import assignment
 
+from hpsearch.supervisor.plugin import SupervisorPlugin
 from hpsearch.supervisor.task import RankSupervisor
 
 
@@ -79,3 +83,14 @@ def test_a_rank_whose_coordinator_is_gone_is_not_started_after_all(tmp_path: Pat
     run(plugin, tmp_path)
     assert plugin.n_launchers == 1
     assert plugin.sent[-1]["ending"]["cause"] == "lost"
+
+
+@pytest.mark.parametrize(("status", "closing"), [(Status.running, [False]), (Status.closing, [True, False])])
+def test_a_worker_that_ends_is_given_to_nobody_when_its_seats_come_free(status: Status, closing: list[bool]) -> None:
+    sent: list[dict[str, Any]] = []
+    worker: Any = SimpleNamespace(status=status, batched_send=sent.append)
+    plugin = SupervisorPlugin("client", "run", (), 1)
+    plugin._worker = worker
+    asyncio.run(plugin.teardown(worker))
+    assert [message.get("closing", False) for message in sent] == closing
+    assert sent[-1]["ended"] == ["run"]
