@@ -1,5 +1,6 @@
 """Which GPUs this process may use, without initialising CUDA."""
 
+import itertools
 import os
 
 
@@ -7,7 +8,8 @@ def visible_gpus() -> list[str]:
     """Ids as CUDA_VISIBLE_DEVICES understands them, in its order; empty without a driver."""
     declared = os.environ.get("CUDA_VISIBLE_DEVICES")
     if declared is not None:
-        return [part.strip() for part in declared.split(",") if part.strip() and part.strip() != "-1"]
+        named = [part.strip() for part in declared.split(",")]
+        return [part for part in itertools.takewhile(lambda part: part != "-1", named) if part]  # as CUDA reads it
     import pynvml
 
     try:

@@ -74,9 +74,7 @@ class SupervisorPlugin(WorkerPlugin):
         if not ways and (notice := worker.__dict__.pop("_hpsearch_notice", None)) is not None:
             notice.close()
         self._over = True
-        if (
-            worker.status is not Status.running
-        ):  # it is the worker that ends: nobody else sits here
+        if worker.status is not Status.running:  # it is the worker that ends: nobody else sits here
             self.send(None, closing=True)
         self._end_all()
         await asyncio.to_thread(self._close_own)

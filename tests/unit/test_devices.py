@@ -18,6 +18,7 @@ from hpsearch.events import Launch, Seat
 from hpsearch.placement import RankRequest, SlotTable
 from hpsearch.spec import Resources, load_study
 from hpsearch.spec.command import Command
+from hpsearch.supervisor.devices import visible_gpus
 from hpsearch.supervisor.plugin import describe
 
 
@@ -153,3 +154,9 @@ def test_a_rank_is_held_to_its_part_of_a_real_gpu(tmp_path: Path, monkeypatch: p
             os._exit(7)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+@pytest.mark.parametrize(("declared", "seen"), [("0,-1,1", ["0"]), ("-1", []), ("", []), (" 2, 3", ["2", "3"])])
+def test_what_stands_after_minus_1_is_hidden(declared: str, seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", declared)
+    assert visible_gpus() == seen
