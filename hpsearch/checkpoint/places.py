@@ -99,7 +99,9 @@ class Directory:
         self._path = path
 
     def names(self) -> list[str]:
-        return _newest_first(path.name for path in self._path.glob("[0-9]*-step-*"))
+        # Not by glob(), to which a directory that it may not read is an empty one: the trial would begin again.
+        names = os.listdir(self._path) if self._path.exists() else ()
+        return _newest_first(name for name in names if re.fullmatch(r"\d+-step--?\d+", name))
 
     def begin(self, mark: str) -> Path:
         beside = self._path / f"{TEMPORARY}{mark}"

@@ -91,6 +91,18 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(
     assert attempt(place, through=1).load({"n": -1}).next_step == 2
 
 
+def test_a_directory_that_may_not_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt(Directory(tmp_path)).save({"n": 0}, 0)
+
+    def refuse(path: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(PermissionError):
+        attempt(Directory(tmp_path)).load({"n": -1})
+
+
 def test_an_attempt_that_was_given_up_saves_no_more_once_the_next_one_has(place: Place) -> None:
     given_up = attempt(place, attempt=1)
     for step in range(3):
