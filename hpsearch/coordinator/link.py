@@ -51,6 +51,7 @@ class Link:
         imports: modules that launchers on the workers load beforehand.
         cpus_per_rank: for their thread counts.
         launcher_path: a launcher of this machine that all local workers share; empty for none.
+        coordinates: which study of all there are, and the token by which: a coordinator with a smaller one is replaced.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Link:
         imports: Sequence[str],
         cpus_per_rank: int,
         launcher_path: str = "",
+        coordinates: tuple[str, int] | None = None,
     ) -> None:
+        self._coordinates = coordinates
         self._connection = connection
         self._client = connection.client
         self._post = post
@@ -100,6 +103,9 @@ class Link:
             self._client.scheduler_comm.interval = HOLD_BACK_S
         self._client.register_plugin(Relay())
         self._client._send_to_scheduler({"op": DOWN, "to": None, "body": ""})
+        if self._coordinates is not None:
+            study, token = self._coordinates
+            self.order({"op": "coordinates", "study": study, "token": token})
         self._client.register_plugin(self._plugin)
         self._open = True
 

@@ -242,6 +242,7 @@ class Session:
                 imports=imports_of(self.spec.objective.as_message()),
                 cpus_per_rank=request.cpus,
                 launcher_path=str(self.launcher.path) if self.launcher else "",
+                coordinates=(f"{storage.identity(self.spec.storage)} {self.spec.name}", store.token),
             )
             self._exit.callback(link.close)
             link.open()

@@ -2,6 +2,7 @@
 
 from hpsearch.storage.attempts import AttemptRow, StudyRecord
 from hpsearch.storage.connect import label, load_study, optuna_url
+from hpsearch.storage.holder import identity
 from hpsearch.storage.mirror import Mirror
 from hpsearch.storage.requests import Request, send_request
 from hpsearch.storage.study import StudyStore, open_study, peek
@@ -12,6 +13,7 @@ __all__ = [
     "Request",
     "StudyRecord",
     "StudyStore",
+    "identity",
     "label",
     "load_study",
     "open_study",

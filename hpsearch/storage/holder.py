@@ -20,6 +20,7 @@ import sqlalchemy as sa
 
 from hpsearch.errors import StorageFailed, StudyHeld
 from hpsearch.storage import schema
+from hpsearch.storage.connect import locate
 
 FRESH_S = 15.0  # a heartbeat older than this is no sign of life
 _SAME_START_S = 2.0  # psutil derives a process's start from the boot time, which clock corrections move a little
@@ -176,6 +177,13 @@ def this_machine() -> str:
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
+
+
+def identity(url: str) -> str:
+    """Names a database among all of a cluster's users: one that only this machine can mean names the machine, too."""
+    location = locate(url)
+    own = location.path is not None or (location.url.host or "localhost") in {"localhost", "127.0.0.1", "::1"}
+    return f"{location.label} {this_machine()}" if own else location.label
 
 
 def clock(connection: sa.Connection) -> sa.ColumnElement[float]:

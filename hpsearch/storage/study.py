@@ -77,6 +77,11 @@ class StudyStore:
         return self._writer.n_commits
 
     @property
+    def token(self) -> int:
+        """Of this coordinator: larger than that of every earlier one of the study."""
+        return self._held.token
+
+    @property
     def is_full(self) -> bool:
         """Whether the database is so far behind that nothing should be taken on that can wait."""
         return self._writer.is_full

@@ -43,6 +43,7 @@ class Relay(SchedulerPlugin):
         """Register the two directions as stream operations of the scheduler."""
         self._scheduler = scheduler
         self._listeners: set[str] = set()  # clients that are coordinators
+        self._studies: dict[str, tuple[int, str]] = {}  # study -> token and client of its coordinator
         self._leaving: set[asyncio.Task[None]] = set()  # held, or they would be collected
         self.leasing = Leasing(lambda client, body: self._to_client(client, "", json.dumps(body)))
         scheduler.stream_handlers[UP] = self.up
@@ -65,10 +66,20 @@ class Relay(SchedulerPlugin):
         """From a coordinator to one worker; with ``to=None`` an order for slots, or none to introduce itself."""
         if to is None:
             self._listeners.add(client)
-            if body:
-                self.leasing.order(client, json.loads(body))
+            if body and (order := json.loads(body))["op"] == "coordinates":
+                self._coordinates(client, order["study"], order["token"])
+            elif body:
+                self.leasing.order(client, order)
         elif to in self._scheduler.stream_comms:
             self._to_worker(to, client, body)
+
+    def _coordinates(self, client: str, study: str, token: int) -> None:
+        """A study has one coordinator: what an older one runs, which may be frozen, ends, and its slots are free."""
+        older_token, older = self._studies.get(study, (0, client))
+        if token >= older_token:
+            self._studies[study] = (token, client)
+            if older != client:
+                self.remove_client(self._scheduler, older)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """A worker left or died: every coordinator hears of it."""
@@ -81,6 +92,7 @@ class Relay(SchedulerPlugin):
         if client not in self._listeners:
             return
         self._listeners.discard(client)
+        self._studies = {study: held for study, held in self._studies.items() if held[1] != client}
         self.leasing.forget(client)
         for worker in list(scheduler.stream_comms):
             self._to_worker(worker, client, json.dumps({"op": COORDINATOR_GONE}))

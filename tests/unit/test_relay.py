@@ -78,3 +78,31 @@ def test_workers_hear_when_their_coordinator_is_gone_and_lose_its_plugin() -> No
     asyncio.run(leave())
     assert [message["body"] for message in worker.sent] == [{"op": COORDINATOR_GONE}]
     assert withdrawn == [plugin_name("mine")]
+
+
+def test_a_newer_coordinator_of_a_study_ends_what_an_older_one_runs() -> None:
+    async def scenario() -> tuple[Stream, Relay]:
+        worker = Stream()
+        removed: list[str] = []
+
+        async def unregister(comm: None, name: str) -> None:
+            removed.append(name)
+
+        scheduler: Any = SimpleNamespace(
+            stream_handlers={},
+            client_comms={"old": Stream(), "new": Stream()},
+            stream_comms={"tcp://a": worker},
+            unregister_worker_plugin=unregister,
+        )
+        relay = Relay()
+        await relay.start(scheduler)
+        for client, token in (("old", 1), ("old", 1), ("new", 2), ("old", 1)):  # the last: revived, and too late
+            relay.down(client, None, json.dumps({"op": "coordinates", "study": "s", "token": token, "run": "r"}))
+        relay.down("third", None, json.dumps({"op": "coordinates", "study": "another", "token": 1, "run": "r"}))
+        await asyncio.gather(*relay._leaving)
+        assert removed == [plugin_name("old")]
+        return worker, relay
+
+    worker, relay = asyncio.run(scenario())
+    assert worker.sent == [{"op": "hpsearch-down", "client": "old", "body": {"op": COORDINATOR_GONE}}]
+    assert relay._studies == {"s": (2, "new"), "another": (1, "third")}
